@@ -1,0 +1,2 @@
+//! netobs.
+fn main() {}
