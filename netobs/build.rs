@@ -81,14 +81,19 @@ impl EbpfToolchain {
 
     /// Puts the choice into this process's environment, where aya-build's
     /// children find it.
-    #[expect(unsafe_code, reason = "aya-build takes its settings from the environment only")]
+    #[expect(
+        unsafe_code,
+        reason = "aya-build takes its settings from the environment only"
+    )]
     fn enter(&self) {
         let old = env::var_os("PATH").unwrap_or_default();
-        let path: OsString = env::join_paths(self.path.iter().cloned().chain(env::split_paths(&old)))
-            .unwrap_or(old);
+        let path: OsString =
+            env::join_paths(self.path.iter().cloned().chain(env::split_paths(&old))).unwrap_or(old);
         // SAFETY: a build script's main has no other thread yet.
         unsafe {
             env::set_var("PATH", path);
+            // aya-build shows the inner cargo's progress as warnings.
+            env::set_var("CARGO_TERM_QUIET", "true");
             if self.bootstrap {
                 env::set_var("RUSTC_BOOTSTRAP", "1");
             }

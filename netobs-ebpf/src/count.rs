@@ -82,7 +82,10 @@ fn add(record: *mut Record, frame: Frame, len: u32, gso_segs: u32) {
 /// five bytes are looked at only here.
 #[inline(always)]
 fn add_group(ctx: &TcContext, record: *mut Record) {
-    let broadcast = matches!(ctx.load::<[u8; 6]>(0), Ok([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]));
+    let broadcast = matches!(
+        ctx.load::<[u8; 6]>(0),
+        Ok([0xff, 0xff, 0xff, 0xff, 0xff, 0xff])
+    );
     // SAFETY: the record is this CPU's own.
     unsafe {
         if broadcast {

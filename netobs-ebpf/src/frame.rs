@@ -212,9 +212,7 @@ fn slow(skb: *mut __sk_buff, no_ethernet: u64) -> u64 {
                     break;
                 }
                 let Some(tag) = load::<4>(skb, at) else {
-                    return Frame::class_only(CLASS_OTHER)
-                        .with(group | Frame::CUT)
-                        .0;
+                    return Frame::class_only(CLASS_OTHER).with(group | Frame::CUT).0;
                 };
                 ethertype = be16_of(tag[2], tag[3]);
                 at += 4;
@@ -334,7 +332,11 @@ unsafe fn transport(skb: *mut __sk_buff, at: u32, protocol: u32, frame: Frame) -
 /// The class of `protocol` within `family` (0 or [`CLASS_IPV6`]).
 #[inline(always)]
 fn class_of(family: u32, protocol: u32) -> u32 {
-    let icmp = if family == 0 { PROTO_ICMP } else { PROTO_ICMPV6 };
+    let icmp = if family == 0 {
+        PROTO_ICMP
+    } else {
+        PROTO_ICMPV6
+    };
     family
         + if protocol == PROTO_TCP {
             CLASS_IPV4_TCP

@@ -1,0 +1,72 @@
+//! `netobs clean`.
+
+use std::io::Write as _;
+
+use super::output;
+use crate::{
+    bpf::filters,
+    error::{Cause, Failure},
+    world::{
+        gather::{Depth, Machine},
+        netlink::Netlink,
+        netns, privilege,
+    },
+};
+
+pub(super) async fn run() -> Result<(), Failure> {
+    if !privilege::has(caps::Capability::CAP_NET_ADMIN) {
+        return Err(Failure::words(
+            Cause::NotPermitted,
+            format!(
+                "missing CAP_NET_ADMIN (to remove filters); {}",
+                privilege::HOW
+            ),
+        ));
+    }
+    let mut machine = Machine::open()?;
+    let facts = machine.look(Depth::Periodic).await?;
+    let mut removed = 0;
+    let mut kept = 0;
+    let mut out = std::io::stdout().lock();
+    let mut tell = |place: &str, left: filters::Left| {
+        removed += left.removed.len();
+        kept += left.alive;
+        left.removed.iter().try_for_each(|filter| {
+            writeln!(
+                out,
+                "removed {} ({place})",
+                crate::render::text::harmless(filter)
+            )
+        })
+    };
+    let links = facts
+        .host
+        .links
+        .iter()
+        .map(|l| (l.ifindex, l.name.as_str()));
+    let left = filters::remove_ours(machine.netlink(), links).await?;
+    output::finish(tell("host", left))?;
+    for ns in &facts.namespaces {
+        let Ok(links) = &ns.links else { continue };
+        let Some(path) = machine.path_of(ns.key()) else {
+            continue;
+        };
+        // It may have ended since.
+        let Ok(file) = netns::open(&path) else {
+            continue;
+        };
+        let Ok((netlink, _)) = Netlink::open_in(&file) else {
+            continue;
+        };
+        let links = links.iter().map(|l| (l.ifindex, l.name.as_str()));
+        let left = filters::remove_ours(&netlink, links).await?;
+        output::finish(tell(&format!("{}", ns.key()), left))?;
+    }
+    if kept > 0 {
+        eprintln!("netobs: {kept} filters belong to a netobs that is running and stay");
+    }
+    if removed == 0 {
+        eprintln!("netobs: nothing was left behind");
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! `netobs list`.
+
+use std::time::{Duration, SystemTime};
+
+use super::{host, print};
+use crate::{
+    config::{self, Format},
+    error::{Cause, Failure},
+    inventory::{build, build::Row},
+    model::sample::Warning,
+    observer,
+    render::{csv, json, list},
+    world::{
+        engine::{self, Update},
+        gather::{Depth, Machine},
+    },
+};
+
+/// An engine that has not answered by then is a warning.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(config: config::List) -> Result<(), Failure> {
+    let mut machine = Machine::open()?;
+    let mut engine = engine::follow(config.common.engine.clone());
+    let mut warnings = first_word(&mut engine, &mut machine, ENGINE_PATIENCE).await;
+    let facts = machine.look(Depth::Periodic).await?;
+    let rows = build::rows(&facts, config.scope.options);
+    warnings.extend(standing(&machine, &rows, &config.scope));
+    let mut rows: Vec<Row> = rows
+        .into_iter()
+        .filter(|row| config.scope.selection.includes(row))
+        .collect();
+    // By name, as people look for them; our own namespace stays first.
+    rows.sort_by(|a, b| {
+        (a.name != "host", &a.name, a.key).cmp(&(b.name != "host", &b.name, b.key))
+    });
+    let namespaces = observer::listed(&rows);
+    for ns in &namespaces {
+        if let Some(reason) = &ns.reason {
+            warnings.push(Warning {
+                code: "namespace_unreadable".to_owned(),
+                namespace: Some(ns.name.clone()),
+                message: reason.clone(),
+            });
+        }
+    }
+
+    let mut text = Vec::new();
+    match config.format {
+        Format::Table => list::table(&namespaces, config.common.color, &mut text),
+        Format::Csv => csv::list(&namespaces, &mut text),
+        Format::Json => json::list(
+            SystemTime::now(),
+            &host(),
+            &namespaces,
+            &warnings,
+            &mut text,
+        ),
+    }
+    .map_err(|error| Failure::new(Cause::Run, error.into()))?;
+    if config.format != Format::Json {
+        let mut said = Said::default();
+        said.tell(&warnings);
+    }
+    print(&text)?;
+    let partial = namespaces.iter().any(|ns| ns.reason.is_some());
+    if config.scope.strict && partial {
+        return Err(Failure::words(
+            Cause::Partial,
+            "--strict: some namespaces could not be looked into",
+        ));
+    }
+    Ok(())
+}
+
+/// Waits for the engine's first word.
+pub(super) async fn first_word(
+    engine: &mut tokio::sync::mpsc::Receiver<Update>,
+    machine: &mut Machine,
+    patience: Duration,
+) -> Vec<Warning> {
+    match tokio::time::timeout(patience, engine.recv()).await {
+        Ok(Some(update)) => {
+            machine.take(&update);
+            engine_warning(&update).into_iter().collect()
+        }
+        Ok(None) => Vec::new(),
+        Err(_) => vec![engine_trouble(&format!(
+            "no answer within {} s",
+            patience.as_secs()
+        ))],
+    }
+}
+
+/// What is wrong with the engine, if anything is.
+pub(super) fn engine_warning(update: &Update) -> Option<Warning> {
+    match update {
+        Update::Containers(..) => None,
+        Update::Absent => {
+            log::info!("no container engine found: containers are shown as plain namespaces");
+            None
+        }
+        Update::Trouble(reason) => Some(engine_trouble(reason)),
+    }
+}
+
+fn engine_trouble(reason: &str) -> Warning {
+    Warning {
+        code: "engine_unreachable".to_owned(),
+        namespace: None,
+        message: format!(
+            "the container engine does not answer, names of containers may be missing or old: {reason}"
+        ),
+    }
+}
+
+/// Doubts that follow from what was asked for and what is there.
+pub(super) fn standing(machine: &Machine, rows: &[Row], scope: &config::Scope) -> Vec<Warning> {
+    let unmatched = scope
+        .selection
+        .unmatched(rows)
+        .into_iter()
+        .map(|name| Warning {
+            code: "no_such_namespace".to_owned(),
+            namespace: None,
+            message: format!("no namespace matches {name:?} now; it is shown when one does"),
+        });
+    let troubles = machine.troubles.iter().map(|(path, reason)| Warning {
+        code: "namespace_file_unusable".to_owned(),
+        namespace: None,
+        message: format!(
+            "{}: {reason}",
+            crate::world::text::lossless_os(path.as_os_str())
+        ),
+    });
+    unmatched.chain(troubles).collect()
+}
+
+/// Tells each warning once, on standard error.
+#[derive(Default)]
+pub(super) struct Said(std::collections::HashSet<Warning>);
+
+impl Said {
+    /// Tells those of `warnings` that are new.
+    pub(super) fn tell(&mut self, warnings: &[Warning]) {
+        for warning in warnings {
+            if self.0.insert(warning.clone()) {
+                let message = crate::render::text::harmless(&warning.message);
+                match &warning.namespace {
+                    Some(name) => {
+                        eprintln!("netobs: {}: {message}", crate::render::text::harmless(name));
+                    }
+                    None => eprintln!("netobs: {message}"),
+                }
+            }
+        }
+        // What has passed and comes again is told again.
+        self.0.retain(|said| warnings.contains(said));
+    }
+}

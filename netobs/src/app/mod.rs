@@ -1,0 +1,125 @@
+//! Wires everything: the only place that knows both the world and the pure
+//! half.
+
+mod clean;
+mod doctor;
+mod list;
+mod output;
+mod watch;
+
+use std::io::Write as _;
+
+use clap::CommandFactory as _;
+use log::LevelFilter;
+
+use crate::{
+    cli::{Cli, Command},
+    config,
+    error::{Cause, Failure},
+    model::sample::Host,
+    world::{privilege, text},
+};
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// With the exit code and what to tell.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    start_log(cli.global.verbose);
+    match &cli.command {
+        Command::Watch(args) => {
+            let config = config::Watch::new(&cli.global, args)?;
+            block_on(watch::run(config))
+        }
+        Command::List(args) => {
+            let config = config::List::new(&cli.global, args)?;
+            block_on(list::run(config))
+        }
+        Command::Doctor(args) => {
+            let config = config::Doctor::new(&cli.global, args)?;
+            block_on(doctor::run(config))
+        }
+        Command::Clean => block_on(clean::run()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "netobs", &mut script);
+            print(&script)
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command())
+                .render(&mut page)
+                .map_err(|error| Failure::new(Cause::Run, error.into()))?;
+            print(&page)
+        }
+    }
+}
+
+/// Warnings always; more with -v; RUST_LOG has the last word.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::Warn,
+        1 => LevelFilter::Info,
+        2 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    env_logger::Builder::new()
+        // Libraries speak when asked for by name or by -vvv.
+        .filter_level(if verbose > 2 {
+            level
+        } else {
+            LevelFilter::Error
+        })
+        .filter_module("netobs", level)
+        .filter_module("netobs_ebpf", level)
+        .parse_default_env()
+        .init();
+}
+
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Cause::Run, error.into()))?
+        .block_on(work)
+}
+
+/// Writes all of `bytes` to standard output. A reader that went away is fine.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    output::finish(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+fn host() -> Host {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    Host {
+        name: text::lossless_os(&name),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+            .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
+    }
+}
+
+/// Why loading or attaching failed, as an exit code: a capability that is
+/// missing, or a kernel that cannot.
+fn explain(error: anyhow::Error) -> Failure {
+    let missing: Vec<String> = privilege::missing()
+        .map(|need| format!("{} (to {})", need.capability, need.purpose))
+        .collect();
+    if missing.is_empty() {
+        return Failure::new(
+            Cause::Kernel,
+            error.context(
+                "the kernel does not take the programs (netobs needs eBPF with BTF-typed maps and \
+                 memory-mapped arrays, Linux 5.5; `netobs doctor` tells what is there)",
+            ),
+        );
+    }
+    Failure::new(
+        Cause::NotPermitted,
+        error.context(format!(
+            "not permitted: missing {}; {}",
+            missing.join(", "),
+            privilege::HOW
+        )),
+    )
+}

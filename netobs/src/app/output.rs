@@ -1,0 +1,81 @@
+//! Standard output on a thread of its own: a reader that is slow, or a full
+//! disk, never holds up the observing.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    thread,
+};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Cause, Failure};
+
+/// Frames that may wait for a slow reader before sampling waits too.
+const WAITING: usize = 4;
+
+/// The way to standard output.
+pub(super) struct Output {
+    frames: mpsc::Sender<Bytes>,
+    ended: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Output {
+    /// Starts the thread.
+    pub(super) fn start() -> Self {
+        let (frames, mut receive) = mpsc::channel::<Bytes>(WAITING);
+        let (end, ended) = oneshot::channel();
+        thread::spawn(move || {
+            let mut out = io::stdout();
+            let result = loop {
+                let Some(frame) = receive.blocking_recv() else {
+                    break Ok(());
+                };
+                if let Err(error) = out.write_all(&frame).and_then(|()| out.flush()) {
+                    break Err(error);
+                }
+            };
+            // Nobody listens when the main task has failed by itself.
+            let _ = end.send(result);
+        });
+        Self { frames, ended }
+    }
+
+    /// Hands a frame over; `false` once output has ended.
+    pub(super) async fn send(&self, frame: Bytes) -> bool {
+        self.frames.send(frame).await.is_ok()
+    }
+
+    /// Returns when output has ended by itself.
+    pub(super) async fn ended(&mut self) -> io::Result<()> {
+        (&mut self.ended).await.unwrap_or(Ok(()))
+    }
+
+    /// Waits until everything is written.
+    pub(super) async fn close(self) -> Result<(), Failure> {
+        drop(self.frames);
+        finish(self.ended.await.unwrap_or(Ok(())))
+    }
+}
+
+/// A broken pipe is success: the reader has had enough.
+pub(super) fn finish(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::new(
+            Cause::Run,
+            anyhow::Error::new(error).context("write to standard output"),
+        )),
+    }
+}
+
+/// Columns and lines of the terminal that standard output is, if it is one.
+pub(super) fn terminal() -> Option<(usize, usize)> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    let (terminal_size::Width(width), terminal_size::Height(height)) =
+        terminal_size::terminal_size_of(io::stdout())?;
+    Some((width.into(), height.into()))
+}

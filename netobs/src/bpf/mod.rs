@@ -1,0 +1,9 @@
+//! Our programs and maps in the kernel. With `world`, the only code that
+//! touches the machine.
+
+pub mod attach;
+pub mod chain;
+pub mod counters;
+pub mod filters;
+pub mod object;
+pub mod qdisc;

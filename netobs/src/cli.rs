@@ -1,0 +1,204 @@
+//! The command line as the user types it. [`config`](crate::config) makes
+//! sense of it; nobody else sees clap.
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// Observe network namespaces: who sends and receives what, container by container.
+#[derive(Debug, Parser)]
+#[command(
+    name = "netobs",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, 4 the kernel lacks something, \
+                  5 with --strict: not everything could be observed."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Address of the container engine: unix:///PATH or tcp://ADDRESS [default: DOCKER_HOST, else
+    /// the usual sockets of Docker and Podman]
+    #[arg(long, global = true, value_name = "URL", env = "NETOBS_DOCKER_HOST")]
+    pub docker_host: Option<String>,
+    /// How to attach the programs
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        env = "NETOBS_TC_MODE"
+    )]
+    pub tc_mode: TcModeArg,
+    /// When to use colour; auto also honours NO_COLOR
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        env = "NETOBS_COLOR"
+    )]
+    pub color: ColorArg,
+    /// Log to standard error: -v what happens, -vv details and the eBPF programs' own messages
+    /// (RUST_LOG works too)
+    #[arg(short, long, global = true, action = ArgAction::Count, env = "NETOBS_VERBOSE")]
+    pub verbose: u8,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Live counters per namespace
+    Watch(WatchArgs),
+    /// Namespaces, who lives in them, and their interfaces with host end, bridge and addresses
+    List(ListArgs),
+    /// What this kernel, host and user allow, and who else is attached where
+    Doctor(DoctorArgs),
+    /// Remove clsact filters that a killed netobs left, and nothing else
+    Clean,
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Which namespaces.
+#[derive(Debug, Args)]
+pub struct SelectArgs {
+    /// Container name or id prefix, named namespace, inode or "host"; shell-style patterns work
+    /// [default: host, containers, named namespaces and all that a veth connects to this one]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Leave out what matches; may be given more than once
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        env = "NETOBS_EXCLUDE",
+        value_delimiter = ','
+    )]
+    pub exclude: Vec<String>,
+    /// Every namespace found, also those without a connection to this one
+    #[arg(long, env = "NETOBS_ALL")]
+    pub all: bool,
+    /// Loopback interfaces too
+    #[arg(long, env = "NETOBS_LOOPBACK")]
+    pub loopback: bool,
+    /// Exit with 5 when some namespace could not be observed fully
+    #[arg(long, env = "NETOBS_STRICT")]
+    pub strict: bool,
+}
+
+/// `netobs watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Which namespaces.
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Time between samples: 1s, 500ms, 1m; at least 100ms
+    #[arg(short, long, default_value = "1s", value_parser = humantime::parse_duration, env = "NETOBS_INTERVAL")]
+    pub interval: Duration,
+    /// Stop after N samples [default: endless, 1 with --once]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), env = "NETOBS_COUNT")]
+    pub count: Option<u64>,
+    /// Print the first sample at once, without waiting for an interval
+    #[arg(long, env = "NETOBS_ONCE")]
+    pub once: bool,
+    /// Output format; json is one object per line and sample
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value = "table",
+        env = "NETOBS_OUTPUT"
+    )]
+    pub output: OutputArg,
+    /// How many interfaces can be observed at once; each takes 1 KiB of kernel memory per CPU
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_INTERFACES")]
+    pub max_interfaces: u32,
+}
+
+/// `netobs list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Which namespaces.
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Output format
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value = "table",
+        env = "NETOBS_OUTPUT"
+    )]
+    pub output: OutputArg,
+}
+
+/// `netobs doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Output format
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value = "table",
+        env = "NETOBS_OUTPUT"
+    )]
+    pub output: DoctorOutputArg,
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputArg {
+    /// For people
+    Table,
+    /// For scripts: one object per line
+    Json,
+    /// For spreadsheets: a header, then one line per namespace (list: per interface)
+    Csv,
+}
+
+/// Output formats of `doctor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DoctorOutputArg {
+    /// For people
+    Table,
+    /// For scripts: one object
+    Json,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorArg {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// How to attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TcModeArg {
+    /// TCX, or clsact where the kernel has no TCX
+    Auto,
+    /// TCX only (since Linux 6.6)
+    Tcx,
+    /// A clsact qdisc and a filter
+    Clsact,
+}

@@ -1,0 +1,210 @@
+//! The validated configuration.
+
+use std::{env, io::IsTerminal as _, time::Duration};
+
+use crate::{
+    cli,
+    error::{Cause, Failure},
+    inventory::{build::Options, select::Selection},
+    world::engine::Address,
+};
+
+/// Shortest time between samples.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Longest: beyond it a typing error is more likely.
+const MAX_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How to attach the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcMode {
+    /// TCX, else clsact.
+    Auto,
+    /// TCX only.
+    Tcx,
+    /// clsact only.
+    Clsact,
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One object per line.
+    Json,
+    /// RFC 4180.
+    Csv,
+}
+
+/// What all commands share.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// Where the container engine is.
+    pub engine: Address,
+    /// How to attach.
+    pub tc_mode: TcMode,
+    /// Whether standard output gets colour.
+    pub color: bool,
+}
+
+/// What selects and counts namespaces.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Which rows.
+    pub selection: Selection,
+    /// Which interfaces.
+    pub options: Options,
+    /// Whether partial observation is a failure.
+    pub strict: bool,
+}
+
+/// `netobs watch`.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// What all commands share.
+    pub common: Common,
+    /// What to observe.
+    pub scope: Scope,
+    /// Between samples.
+    pub interval: Duration,
+    /// Samples to print; `None` for endless.
+    pub count: Option<u64>,
+    /// First sample at once.
+    pub once: bool,
+    /// Format.
+    pub format: Format,
+    /// Capacity.
+    pub max_interfaces: u32,
+}
+
+/// `netobs list`.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// What all commands share.
+    pub common: Common,
+    /// What to list.
+    pub scope: Scope,
+    /// Format.
+    pub format: Format,
+}
+
+/// `netobs doctor`.
+#[derive(Clone, Debug)]
+pub struct Doctor {
+    /// What all commands share.
+    pub common: Common,
+    /// As JSON.
+    pub json: bool,
+}
+
+impl Common {
+    /// From the options of every command.
+    ///
+    /// # Errors
+    /// For an engine address that makes no sense.
+    pub fn new(args: &cli::Global) -> Result<Self, Failure> {
+        let url = args
+            .docker_host
+            .clone()
+            .or_else(|| env::var("DOCKER_HOST").ok())
+            .filter(|url| !url.is_empty());
+        let engine = match url {
+            Some(url) => Address::parse(&url)
+                .map_err(|why| Failure::words(Cause::Usage, format!("--docker-host: {why}")))?,
+            None => Address::Usual,
+        };
+        let color = match args.color {
+            cli::ColorArg::Always => true,
+            cli::ColorArg::Never => false,
+            cli::ColorArg::Auto => {
+                std::io::stdout().is_terminal()
+                    && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        };
+        Ok(Self {
+            engine,
+            tc_mode: match args.tc_mode {
+                cli::TcModeArg::Auto => TcMode::Auto,
+                cli::TcModeArg::Tcx => TcMode::Tcx,
+                cli::TcModeArg::Clsact => TcMode::Clsact,
+            },
+            color,
+        })
+    }
+}
+
+impl Scope {
+    fn new(args: &cli::SelectArgs) -> Self {
+        Self {
+            selection: Selection::new(&args.names, &args.exclude, args.all),
+            options: Options {
+                loopback: args.loopback,
+            },
+            strict: args.strict,
+        }
+    }
+}
+
+impl From<cli::OutputArg> for Format {
+    fn from(output: cli::OutputArg) -> Self {
+        match output {
+            cli::OutputArg::Table => Self::Table,
+            cli::OutputArg::Json => Self::Json,
+            cli::OutputArg::Csv => Self::Csv,
+        }
+    }
+}
+
+impl Watch {
+    /// From the arguments.
+    ///
+    /// # Errors
+    /// For an interval out of range, or an engine address that makes no sense.
+    pub fn new(global: &cli::Global, args: &cli::WatchArgs) -> Result<Self, Failure> {
+        if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&args.interval) {
+            return Err(Failure::words(
+                Cause::Usage,
+                format!(
+                    "--interval {}: must be from 100ms to 24h",
+                    humantime::format_duration(args.interval)
+                ),
+            ));
+        }
+        Ok(Self {
+            common: Common::new(global)?,
+            scope: Scope::new(&args.select),
+            interval: args.interval,
+            count: args.count.or(args.once.then_some(1)),
+            once: args.once,
+            format: args.output.into(),
+            max_interfaces: args.max_interfaces,
+        })
+    }
+}
+
+impl List {
+    /// From the arguments.
+    ///
+    /// # Errors
+    /// For an engine address that makes no sense.
+    pub fn new(global: &cli::Global, args: &cli::ListArgs) -> Result<Self, Failure> {
+        Ok(Self {
+            common: Common::new(global)?,
+            scope: Scope::new(&args.select),
+            format: args.output.into(),
+        })
+    }
+}
+
+impl Doctor {
+    /// From the arguments.
+    ///
+    /// # Errors
+    /// For an engine address that makes no sense.
+    pub fn new(global: &cli::Global, args: &cli::DoctorArgs) -> Result<Self, Failure> {
+        Ok(Self {
+            common: Common::new(global)?,
+            json: args.output == cli::DoctorOutputArg::Json,
+        })
+    }
+}

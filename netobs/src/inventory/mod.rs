@@ -1,0 +1,5 @@
+//! From what was found on the machine to rows: pure.
+
+pub mod build;
+pub mod facts;
+pub mod select;

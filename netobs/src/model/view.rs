@@ -1,0 +1,124 @@
+//! A view: what two samples say together.
+
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
+
+use super::{
+    counters::{Counters, Directions},
+    sample::{Namespace, Sample, State},
+};
+
+/// Events per second in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rate {
+    /// skbs per second.
+    pub packets: f64,
+    /// Bytes per second.
+    pub bytes: f64,
+    /// Packets on the wire per second.
+    pub segments: f64,
+}
+
+/// One namespace with what the time since the last sample adds.
+#[derive(Clone, Debug)]
+pub struct Row<'a> {
+    /// The namespace.
+    pub namespace: &'a Namespace,
+    /// Its totals; `None` where nothing of it is observed.
+    pub totals: Option<Directions<Counters>>,
+    /// Per second; `None` in the first sample of a namespace, after a counter
+    /// went backwards, and for what is gone.
+    pub rates: Option<Directions<Rate>>,
+}
+
+/// A sample, ready to be shown.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// The sample that is shown.
+    pub sample: &'a Sample,
+    /// Asked for, between samples.
+    pub interval: Duration,
+    /// Busiest first.
+    pub rows: Vec<Row<'a>>,
+}
+
+impl<'a> View<'a> {
+    /// Compares `sample` with the one before it.
+    #[must_use]
+    pub fn new(before: Option<&Sample>, sample: &'a Sample, interval: Duration) -> Self {
+        let old: HashMap<_, _> = before
+            .into_iter()
+            .flat_map(|s| &s.namespaces)
+            .map(|n| (n.key, n))
+            .collect();
+        let elapsed = before.and_then(|b| sample.time.duration_since(b.time).ok());
+        let mut rows: Vec<Row<'a>> = sample
+            .namespaces
+            .iter()
+            .map(|namespace| {
+                let totals = namespace.totals();
+                let rates = elapsed
+                    .filter(|_| namespace.state == State::Up)
+                    .zip(old.get(&namespace.key).and_then(|n| n.totals()))
+                    .zip(totals.as_ref())
+                    .and_then(|((elapsed, old), new)| rates(&old, new, elapsed));
+                Row {
+                    namespace,
+                    totals,
+                    rates,
+                }
+            })
+            .collect();
+        rows.sort_by_cached_key(Row::rank);
+        Self {
+            sample,
+            interval,
+            rows,
+        }
+    }
+}
+
+impl Row<'_> {
+    /// Busiest now, then busiest ever, then by name; what is gone comes last.
+    fn rank(&self) -> impl Ord + use<> {
+        let now = self
+            .rates
+            .map_or(0.0, |rates| rates.rx.bytes + rates.tx.bytes);
+        let ever = self
+            .totals
+            .as_ref()
+            .map_or(0, |t| t.rx.total().bytes + t.tx.total().bytes);
+        (
+            self.namespace.state == State::Gone,
+            // Whole bytes are fine enough to sort by.
+            Reverse(now as u64),
+            Reverse(ever),
+            self.namespace.name.clone(),
+            self.namespace.key,
+        )
+    }
+}
+
+fn rates(
+    old: &Directions<Counters>,
+    new: &Directions<Counters>,
+    elapsed: Duration,
+) -> Option<Directions<Rate>> {
+    Some(Directions {
+        rx: rate(&old.rx, &new.rx, elapsed)?,
+        tx: rate(&old.tx, &new.tx, elapsed)?,
+    })
+}
+
+fn rate(old: &Counters, new: &Counters, elapsed: Duration) -> Option<Rate> {
+    let seconds = elapsed.as_secs_f64();
+    if seconds <= 0.0 {
+        return None;
+    }
+    let (old, new) = (old.total(), new.total());
+    let per_second = |old: u64, new: u64| Some(new.checked_sub(old)? as f64 / seconds);
+    Some(Rate {
+        packets: per_second(old.packets, new.packets)?,
+        bytes: per_second(old.bytes, new.bytes)?,
+        segments: per_second(old.segments, new.segments)?,
+    })
+}

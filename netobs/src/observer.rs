@@ -1,0 +1,693 @@
+//! Hangs the programs where the inventory says, and reads what they counted.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::SystemTime,
+};
+
+use anyhow::Context as _;
+use log::{debug, info};
+use netobs_common::{SlotEntry, SlotOwner};
+
+use crate::{
+    bpf::{
+        attach::{self, Attached},
+        object::{Capacity, Programs},
+    },
+    config::TcMode,
+    inventory::{
+        build::{Interface, Place, Row},
+        select::Selection,
+    },
+    model::{
+        baseline::Baseline,
+        counters::{Counters, Directions, KernelCounters},
+        sample::{self, Hook, NsKey, Sample, State, Warning},
+    },
+    world::{gather::Machine, netlink::CountersByIndex, netns},
+};
+
+/// Slots of a copy of the programs for the inside of one namespace.
+const INSIDE_SLOTS: u32 = 64;
+/// Interfaces of a namespace that have ended and are still listed when the
+/// namespace ends; older ones remain in its totals.
+const REMEMBERED: usize = 8;
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How to attach.
+    pub tc_mode: TcMode,
+    /// Slots for interfaces of our own namespace.
+    pub max_interfaces: u32,
+    /// Which rows to observe.
+    pub selection: Selection,
+}
+
+/// Where programs hang: interface indexes mean something only with the
+/// namespace they belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Spot {
+    scope: NsKey,
+    ifindex: u32,
+}
+
+/// An interface that is being observed.
+struct Observed {
+    owner: NsKey,
+    interface: Interface,
+    slot: u32,
+    attached: Attached,
+    since: SystemTime,
+    baseline: Option<Directions<Baseline>>,
+    /// The kernel's counters as read last, namespace's directions.
+    kernel: Option<Directions<KernelCounters>>,
+}
+
+/// What a namespace's interfaces counted that it no longer has.
+#[derive(Default)]
+struct Past {
+    folded: Directions<Counters>,
+    ended: Vec<sample::Interface>,
+}
+
+impl Past {
+    fn remember(&mut self, interface: sample::Interface) {
+        self.ended.push(interface);
+        if self.ended.len() > REMEMBERED
+            && let Some(counters) = self.ended.remove(0).counters
+        {
+            self.folded.rx.add(&counters.rx);
+            self.folded.tx.add(&counters.tx);
+        }
+    }
+
+    fn total(&self) -> Directions<Counters> {
+        let mut sum = self.folded.clone();
+        for counters in self.ended.iter().filter_map(|i| i.counters.as_ref()) {
+            sum.rx.add(&counters.rx);
+            sum.tx.add(&counters.tx);
+        }
+        sum
+    }
+}
+
+/// Everything of ours in the kernel.
+pub struct Observer {
+    settings: Settings,
+    host_key: NsKey,
+    host: Programs,
+    inside: HashMap<NsKey, Programs>,
+    observed: HashMap<Spot, Observed>,
+    failed: HashMap<Spot, String>,
+    past: HashMap<NsKey, Past>,
+    rows: BTreeMap<NsKey, Row>,
+    gone: Vec<sample::Namespace>,
+}
+
+impl Observer {
+    /// Loads the programs.
+    ///
+    /// # Errors
+    /// With the kernel's reason.
+    pub fn new(settings: Settings, host_key: NsKey) -> anyhow::Result<Self> {
+        Ok(Self {
+            host: Programs::load(Capacity::host(settings.max_interfaces))?,
+            settings,
+            host_key,
+            inside: HashMap::new(),
+            observed: HashMap::new(),
+            failed: HashMap::new(),
+            past: HashMap::new(),
+            rows: BTreeMap::new(),
+            gone: Vec::new(),
+        })
+    }
+
+    /// An interface of our own namespace has ended, the kernel says, with
+    /// these last counters. To be called before the next [`apply`](Self::apply),
+    /// so that its index means nothing any more.
+    pub fn ended(&mut self, ifindex: u32, last: Option<Directions<KernelCounters>>) {
+        let spot = Spot {
+            scope: self.host_key,
+            ifindex,
+        };
+        self.failed.remove(&spot);
+        if let Some(observed) = self.observed.get_mut(&spot)
+            && let Some(last) = last
+        {
+            observed.kernel = Some(oriented(&observed.interface.place, last));
+        }
+        self.retire(spot, true);
+    }
+
+    /// Attaches to what is new in `rows` and lets go of what is not there any
+    /// more. `retry`: also try again what failed before.
+    pub async fn apply(&mut self, rows: Vec<Row>, machine: &Machine, retry: bool, now: SystemTime) {
+        let rows: BTreeMap<NsKey, Row> = rows
+            .into_iter()
+            .filter(|row| self.settings.selection.includes(row))
+            .map(|row| (row.key, row))
+            .collect();
+        if retry {
+            self.failed.clear();
+        }
+        let wanted: HashMap<Spot, (NsKey, &Interface)> = rows
+            .values()
+            .flat_map(|row| row.interfaces.iter().map(move |i| (row.key, i)))
+            .map(|(owner, interface)| (self.spot(owner, &interface.place), (owner, interface)))
+            .collect();
+
+        let unwanted: Vec<Spot> = self
+            .observed
+            .keys()
+            .filter(|spot| !wanted.contains_key(spot))
+            .copied()
+            .collect();
+        for spot in unwanted {
+            let alive = machine.path_of(spot.scope).is_some();
+            self.release(spot, machine, !alive).await;
+        }
+        self.failed.retain(|spot, _| wanted.contains_key(spot));
+
+        let mut renamed = HashSet::new();
+        let mut fresh = Vec::new();
+        for (spot, (owner, interface)) in wanted {
+            match self
+                .observed
+                .get(&spot)
+                .map(|o| (o.owner, o.interface.place.clone()))
+            {
+                Some((old, place)) if old == owner && same_end(&place, &interface.place) => {}
+                Some((old @ (NsKey::Nsid(_) | NsKey::Inode(_)), place))
+                    if same_end(&place, &interface.place) =>
+                {
+                    // The same namespace, known better by now.
+                    renamed.insert(old);
+                    if let Some(past) = self.past.remove(&old) {
+                        self.past.insert(owner, past);
+                    }
+                }
+                Some(_) => {
+                    // The other end has moved to another namespace.
+                    self.release(spot, machine, false).await;
+                    fresh.push(spot);
+                }
+                None => fresh.push(spot),
+            }
+            if let Some(observed) = self.observed.get_mut(&spot) {
+                observed.owner = owner;
+                observed.interface = interface.clone();
+            } else if !self.failed.contains_key(&spot) {
+                match self.observe(spot, owner, interface, machine, now) {
+                    Ok(observed) => {
+                        info!(
+                            "observing {} ({})",
+                            interface.place.name(),
+                            observed.attached.hook.as_str()
+                        );
+                        self.observed.insert(spot, observed);
+                    }
+                    Err(error) => {
+                        debug!("{}: {error:#}", interface.place.name());
+                        self.failed.insert(spot, format!("{error:#}"));
+                    }
+                }
+            }
+        }
+        self.describe_owners();
+        self.note_gone(&rows, &renamed);
+        self.rows = rows;
+        let fresh: HashSet<Spot> = fresh.into_iter().collect();
+        if self.observed.keys().any(|spot| fresh.contains(spot)) {
+            self.read_kernel(machine, Some(&fresh)).await;
+        }
+        self.inside
+            .retain(|key, _| self.observed.keys().any(|spot| spot.scope == *key));
+    }
+
+    fn spot(&self, owner: NsKey, place: &Place) -> Spot {
+        Spot {
+            scope: match place {
+                Place::HostEnd { .. } => self.host_key,
+                Place::Inside { .. } => owner,
+            },
+            ifindex: place.ifindex(),
+        }
+    }
+
+    fn programs(&mut self, scope: NsKey) -> anyhow::Result<&mut Programs> {
+        if scope == self.host_key {
+            return Ok(&mut self.host);
+        }
+        Ok(match self.inside.entry(scope) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(Programs::load(Capacity::inside(INSIDE_SLOTS))?)
+            }
+        })
+    }
+
+    fn observe(
+        &mut self,
+        spot: Spot,
+        owner: NsKey,
+        interface: &Interface,
+        machine: &Machine,
+        now: SystemTime,
+    ) -> anyhow::Result<Observed> {
+        let mode = self.settings.tc_mode;
+        let host_key = self.host_key;
+        let path = machine.path_of(spot.scope);
+        let programs = self.programs(spot.scope)?;
+        let capacity = programs.counters().slots();
+        let slot = programs.take_slot().with_context(|| {
+            format!("all {capacity} slots are in use: --max-interfaces makes room for more")
+        })?;
+        let entry = SlotEntry::new(slot, flags(interface));
+        let name = interface.place.name();
+        let result = programs.direct(spot.ifindex, entry).and_then(|()| {
+            if spot.scope == host_key {
+                return attach::attach(programs, name, mode);
+            }
+            let file = netns::open(&path.context("the namespace has ended")?)?;
+            netns::within(&file, || {
+                if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
+                    anyhow::ensure!(expected == cookie, "the namespace has ended");
+                }
+                attach::attach(programs, name, mode)
+            })?
+        });
+        match result {
+            Ok(attached) => Ok(Observed {
+                owner,
+                interface: interface.clone(),
+                slot,
+                attached,
+                since: now,
+                baseline: None,
+                kernel: None,
+            }),
+            Err(error) => {
+                programs.direct(spot.ifindex, SlotEntry::NONE)?;
+                programs.give_back(slot)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the programs off `spot` and remembers what they counted.
+    async fn release(&mut self, spot: Spot, machine: &Machine, namespace_ended: bool) {
+        let qdisc = self
+            .observed
+            .get(&spot)
+            .filter(|o| o.attached.made_qdisc && !namespace_ended)
+            .map(|o| o.interface.place.name().to_owned());
+        if !namespace_ended
+            && spot.scope != self.host_key
+            && self
+                .observed
+                .get(&spot)
+                .is_some_and(|o| o.attached.hook == Hook::Clsact)
+        {
+            // A filter can only be deleted from within.
+            let file = machine
+                .path_of(spot.scope)
+                .and_then(|path| netns::open(&path).ok());
+            match file {
+                Some(file) => {
+                    let entered = netns::within(&file, || self.retire(spot, false));
+                    if entered.is_err() {
+                        self.retire(spot, true);
+                    }
+                }
+                None => self.retire(spot, true),
+            }
+        } else {
+            self.retire(spot, namespace_ended);
+        }
+        if let Some(name) = qdisc
+            && let Err(error) =
+                crate::bpf::qdisc::remove_if_empty(machine, spot.scope, spot.ifindex).await
+        {
+            debug!("{name}: the clsact qdisc stays: {error:#}");
+        }
+    }
+
+    /// The part of [`release`](Self::release) that works in the namespace of
+    /// the calling thread. `ended`: the interface is no more.
+    fn retire(&mut self, spot: Spot, ended: bool) {
+        let Some(observed) = self.observed.remove(&spot) else {
+            return;
+        };
+        info!("no longer observing {}", observed.interface.place.name());
+        let Observed {
+            owner,
+            interface,
+            slot,
+            attached,
+            since,
+            baseline,
+            kernel,
+        } = observed;
+        let hook = attached.hook;
+        if ended {
+            attached.forget();
+        } else {
+            drop(attached);
+        }
+        let Ok(programs) = self.programs(spot.scope) else {
+            return;
+        };
+        let counters = programs.counters().read(slot);
+        let returned = programs
+            .direct(spot.ifindex, SlotEntry::NONE)
+            .and_then(|()| programs.give_back(slot));
+        if let Err(error) = returned {
+            debug!("slot {slot} is lost: {error:#}");
+        }
+        self.past
+            .entry(owner)
+            .or_default()
+            .remember(sample::Interface {
+                counters: Some(counters),
+                hook,
+                observed_since: Some(since),
+                kernel,
+                before_attach: baseline,
+                ..described(&interface)
+            });
+    }
+
+    /// Writes down whose each slot is.
+    fn describe_owners(&mut self) {
+        let rows = &self.rows;
+        for (spot, observed) in &self.observed {
+            let programs = if spot.scope == self.host_key {
+                Some(&mut self.host)
+            } else {
+                self.inside.get_mut(&spot.scope)
+            };
+            let row = rows.get(&observed.owner);
+            let mut name = [0; 16];
+            if let Some(text) = &observed.interface.name {
+                // IFNAMSIZ leaves room for the NUL.
+                for (to, from) in name.iter_mut().take(15).zip(text.bytes()) {
+                    *to = from;
+                }
+            }
+            let owner = SlotOwner {
+                cookie: match observed.owner {
+                    NsKey::Cookie(cookie) => cookie,
+                    _ => 0,
+                },
+                inode: row.and_then(|row| row.inode).unwrap_or(0),
+                ifindex: observed.interface.ifindex.unwrap_or(0),
+                hook_ifindex: spot.ifindex,
+                name,
+                ..SlotOwner::default()
+            };
+            if let Some(Err(error)) = programs.map(|p| p.describe(observed.slot, owner)) {
+                debug!("owner of slot {}: {error:#}", observed.slot);
+            }
+        }
+    }
+
+    /// Keeps the last state of namespaces that have ended, for the next sample.
+    fn note_gone(&mut self, rows: &BTreeMap<NsKey, Row>, renamed: &HashSet<NsKey>) {
+        let ended: Vec<&Row> = self
+            .rows
+            .values()
+            .filter(|row| !rows.contains_key(&row.key) && !renamed.contains(&row.key))
+            .collect();
+        for row in ended {
+            let past = self.past.remove(&row.key).unwrap_or_default();
+            self.gone.push(sample::Namespace {
+                state: State::Gone,
+                interfaces: past.ended,
+                retired: past.folded,
+                ..namespace(row)
+            });
+        }
+    }
+
+    /// Reads the kernel's counters, of `only` where given, and adjusts the
+    /// baselines. Ours are read first: see [`Baseline`].
+    async fn read_kernel(
+        &mut self,
+        machine: &Machine,
+        only: Option<&HashSet<Spot>>,
+    ) -> HashMap<Spot, Directions<Counters>> {
+        let mut ours = HashMap::new();
+        for (spot, observed) in &self.observed {
+            if only.is_none_or(|only| only.contains(spot)) {
+                let programs = if spot.scope == self.host_key {
+                    Some(&self.host)
+                } else {
+                    self.inside.get(&spot.scope)
+                };
+                if let Some(programs) = programs {
+                    ours.insert(*spot, programs.counters().read(observed.slot));
+                }
+            }
+        }
+        let scopes: HashSet<NsKey> = ours.keys().map(|spot| spot.scope).collect();
+        let mut kernel: HashMap<NsKey, CountersByIndex> = HashMap::new();
+        for scope in scopes {
+            match machine.counters_in(scope).await {
+                Ok(counters) => {
+                    kernel.insert(scope, counters);
+                }
+                Err(error) => debug!("{scope}: {error:#}"),
+            }
+        }
+        for (spot, counters) in &ours {
+            let Some(observed) = self.observed.get_mut(spot) else {
+                continue;
+            };
+            let read = kernel
+                .get(&spot.scope)
+                .and_then(|counters| counters.get(&spot.ifindex))
+                .map(|counters| oriented(&observed.interface.place, *counters));
+            let Some(read) = read else { continue };
+            observed.kernel = Some(read);
+            let (rx, tx) = (counters.rx.total(), counters.tx.total());
+            match &mut observed.baseline {
+                Some(baseline) => {
+                    baseline.rx.observe(&read.rx, &rx);
+                    baseline.tx.observe(&read.tx, &tx);
+                }
+                None => {
+                    observed.baseline = Some(Directions {
+                        rx: Baseline::new(&read.rx, &rx),
+                        tx: Baseline::new(&read.tx, &tx),
+                    });
+                }
+            }
+        }
+        ours
+    }
+
+    /// Reads everything.
+    pub async fn sample(
+        &mut self,
+        machine: &Machine,
+        host: sample::Host,
+        time: SystemTime,
+        mut warnings: Vec<Warning>,
+    ) -> Sample {
+        let mut ours = self.read_kernel(machine, None).await;
+        let mut namespaces: Vec<sample::Namespace> = self
+            .rows
+            .values()
+            .map(|row| sample::Namespace {
+                retired: self.past.get(&row.key).map(Past::total).unwrap_or_default(),
+                interfaces: row
+                    .interfaces
+                    .iter()
+                    .map(|interface| self.interface(row.key, interface, &mut ours))
+                    .collect(),
+                ..namespace(row)
+            })
+            .collect();
+        namespaces.append(&mut self.gone);
+        warnings.extend(doubts(&namespaces));
+        let observer = self.about();
+        warnings.extend(own_doubts(&observer));
+        Sample {
+            time,
+            host,
+            namespaces,
+            observer,
+            warnings,
+        }
+    }
+
+    fn interface(
+        &self,
+        owner: NsKey,
+        interface: &Interface,
+        ours: &mut HashMap<Spot, Directions<Counters>>,
+    ) -> sample::Interface {
+        let spot = self.spot(owner, &interface.place);
+        let described = described(interface);
+        match self.observed.get(&spot) {
+            Some(observed) => sample::Interface {
+                hook: observed.attached.hook,
+                observed_since: Some(observed.since),
+                counters: ours.remove(&spot),
+                kernel: observed.kernel,
+                before_attach: observed.baseline,
+                ..described
+            },
+            None => sample::Interface {
+                reason: Some(
+                    self.failed
+                        .get(&spot)
+                        .cloned()
+                        .unwrap_or_else(|| "not attached yet".to_owned()),
+                ),
+                ..described
+            },
+        }
+    }
+
+    fn about(&self) -> sample::Observer {
+        let copies = || std::iter::once(&self.host).chain(self.inside.values());
+        let mut about = sample::Observer::default();
+        for copy in copies() {
+            about.lost += copy.lost();
+            for program in copy.programs() {
+                match about.programs.iter_mut().find(|p| p.name == program.name) {
+                    Some(sum) => {
+                        sum.runs = sum.runs.zip(program.runs).map(|(a, b)| a + b);
+                        sum.run_ns = sum.run_ns.zip(program.run_ns).map(|(a, b)| a + b);
+                    }
+                    None => about.programs.push(program),
+                }
+            }
+        }
+        about.programs.sort_by(|a, b| a.name.cmp(&b.name));
+        about.maps.push(self.host.maps());
+        about
+    }
+
+    /// Takes everything off.
+    pub async fn shut_down(mut self, machine: &Machine) {
+        let spots: Vec<Spot> = self.observed.keys().copied().collect();
+        for spot in spots {
+            let ended = machine.path_of(spot.scope).is_none();
+            self.release(spot, machine, ended).await;
+        }
+    }
+}
+
+/// What the kernel counts on the host end is the namespace's, mirrored.
+fn oriented(place: &Place, counters: Directions<KernelCounters>) -> Directions<KernelCounters> {
+    match place {
+        Place::HostEnd { .. } => counters.mirrored(),
+        Place::Inside { .. } => counters,
+    }
+}
+
+fn flags(interface: &Interface) -> u32 {
+    let inside = match interface.place {
+        Place::HostEnd { .. } => 0,
+        Place::Inside { .. } => SlotEntry::INSIDE,
+    };
+    let bare = if interface.ethernet {
+        0
+    } else {
+        SlotEntry::NO_ETHERNET
+    };
+    inside | bare
+}
+
+/// Whether two places are the same end, whatever it is called now.
+fn same_end(a: &Place, b: &Place) -> bool {
+    std::mem::discriminant(a) == std::mem::discriminant(b)
+}
+
+fn described(interface: &Interface) -> sample::Interface {
+    sample::Interface {
+        name: interface.name.clone(),
+        ifindex: interface.ifindex,
+        mac: interface.mac.clone(),
+        addresses: interface.addresses.clone(),
+        peer: interface.peer.clone(),
+        hook: Hook::None,
+        observed_since: None,
+        reason: None,
+        counters: None,
+        kernel: None,
+        before_attach: None,
+    }
+}
+
+fn namespace(row: &Row) -> sample::Namespace {
+    sample::Namespace {
+        key: row.key,
+        name: row.name.clone(),
+        cookie: row.cookie,
+        inode: row.inode,
+        kind: row.kind,
+        state: State::Up,
+        reason: row.reason.clone(),
+        members: row.members.clone(),
+        interfaces: row.interfaces.iter().map(described).collect(),
+        retired: Directions::default(),
+    }
+}
+
+/// Rows as samples without counters, for `list`.
+#[must_use]
+pub fn listed(rows: &[Row]) -> Vec<sample::Namespace> {
+    rows.iter().map(namespace).collect()
+}
+
+fn doubts(namespaces: &[sample::Namespace]) -> impl Iterator<Item = Warning> + '_ {
+    namespaces.iter().flat_map(|ns| {
+        let unreadable = ns.reason.iter().map(|reason| Warning {
+            code: "namespace_unreadable".to_owned(),
+            namespace: Some(ns.name.clone()),
+            message: reason.clone(),
+        });
+        let unattached = ns.interfaces.iter().filter_map(|interface| {
+            let reason = interface.reason.as_ref()?;
+            let name = interface
+                .name
+                .as_deref()
+                .or(interface.peer.as_ref().map(|p| p.name.as_str()));
+            Some(Warning {
+                code: "interface_not_observed".to_owned(),
+                namespace: Some(ns.name.clone()),
+                message: format!("{}: {reason}", name.unwrap_or("?")),
+            })
+        });
+        unreadable.chain(unattached)
+    })
+}
+
+fn own_doubts(observer: &sample::Observer) -> impl Iterator<Item = Warning> + '_ {
+    let full = observer
+        .maps
+        .iter()
+        .filter(|map| map.full > 0)
+        .map(|map| Warning {
+            code: "map_full".to_owned(),
+            namespace: None,
+            message: format!(
+                "{} holds {} interfaces and {} did not fit: --max-interfaces makes room for more",
+                map.name, map.capacity, map.full
+            ),
+        });
+    let lost = (observer.lost > 0).then(|| Warning {
+        code: "packets_lost".to_owned(),
+        namespace: None,
+        message: format!(
+            "{} packets passed interfaces that had no slot at that moment and are in no row",
+            observer.lost
+        ),
+    });
+    full.chain(lost)
+}

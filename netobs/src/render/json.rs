@@ -1,0 +1,364 @@
+//! `netobs.sample/1` and `netobs.list/1`: what scripts rely on. The types here
+//! mirror the schema in `docs/`; everything inside may change without them.
+
+use std::{io, time::SystemTime};
+
+use serde::Serialize;
+
+use crate::model::{
+    baseline::Baseline,
+    counters::{Counters, Directions, Family, KernelCounters, Tally},
+    sample::{Host, Interface, Member, Namespace, Peer, Warning},
+    view::{Row, View},
+};
+
+/// Schema of `watch`.
+pub const SAMPLE: &str = "netobs.sample/1";
+/// Schema of `list`.
+pub const LIST: &str = "netobs.list/1";
+
+/// Writes `view` as one line.
+///
+/// # Errors
+/// Where `out` fails.
+pub fn sample(view: &View<'_>, out: &mut dyn io::Write) -> io::Result<()> {
+    line(&JsonSample::from(view), out)
+}
+
+/// Writes the namespaces of `netobs list` as one line.
+///
+/// # Errors
+/// Where `out` fails.
+pub fn list(
+    time: SystemTime,
+    host: &Host,
+    namespaces: &[Namespace],
+    warnings: &[Warning],
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    line(
+        &JsonList {
+            schema: LIST,
+            time: timestamp(time),
+            host,
+            namespaces: namespaces.iter().map(JsonIdentity::from).collect(),
+            warnings,
+        },
+        out,
+    )
+}
+
+fn line(value: &impl Serialize, out: &mut dyn io::Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+/// RFC 3339 in UTC with microseconds.
+#[must_use]
+pub fn timestamp(time: SystemTime) -> String {
+    humantime::format_rfc3339_micros(time).to_string()
+}
+
+#[derive(Serialize)]
+struct JsonSample<'a> {
+    schema: &'static str,
+    time: String,
+    interval_s: f64,
+    host: &'a Host,
+    namespaces: Vec<JsonNamespace<'a>>,
+    unattributed: Unattributed,
+    observer: JsonObserver<'a>,
+    warnings: &'a [Warning],
+}
+
+/// Route lookups are not observed by this version: unknown, so null.
+#[derive(Serialize)]
+struct Unattributed {
+    route_lookups: Option<u64>,
+    failed_lookups: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct JsonObserver<'a> {
+    route_backend: &'static str,
+    programs: &'a [crate::model::sample::ProgramInfo],
+    maps: &'a [crate::model::sample::MapInfo],
+    lost: u64,
+}
+
+#[derive(Serialize)]
+struct JsonNamespace<'a> {
+    #[serde(flatten)]
+    identity: JsonHead<'a>,
+    interfaces: Vec<JsonInterface<'a>>,
+    rx: Option<JsonCounters>,
+    tx: Option<JsonCounters>,
+    route_lookups: Option<()>,
+    rates: Option<JsonRates>,
+}
+
+#[derive(Serialize)]
+struct JsonHead<'a> {
+    name: &'a str,
+    cookie: Option<String>,
+    inode: Option<u64>,
+    kind: &'static str,
+    state: &'static str,
+    reason: Option<&'a str>,
+    members: &'a [Member],
+}
+
+#[derive(Serialize)]
+struct JsonInterfaceHead<'a> {
+    name: Option<&'a str>,
+    ifindex: Option<u32>,
+    mac: Option<&'a str>,
+    addresses: &'a [String],
+    peer: Option<&'a Peer>,
+}
+
+#[derive(Serialize)]
+struct JsonInterface<'a> {
+    #[serde(flatten)]
+    head: JsonInterfaceHead<'a>,
+    hook: &'static str,
+    observed_since: Option<String>,
+    reason: Option<&'a str>,
+    rx: Option<JsonCounters>,
+    tx: Option<JsonCounters>,
+    kernel: Option<Directions<KernelCounters>>,
+    before_attach: Option<Directions<JsonBefore>>,
+    unaccounted: Option<Directions<i64>>,
+}
+
+#[derive(Serialize)]
+struct JsonBefore {
+    packets: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct JsonCounters {
+    packets: u64,
+    bytes: u64,
+    segments: u64,
+    wire_bytes: u64,
+    ipv4: JsonFamily,
+    ipv6: JsonFamily,
+    arp: JsonClass,
+    other: JsonClass,
+    tcp_flags: JsonFlags,
+    broadcast: u64,
+    multicast: u64,
+    fragments: u64,
+}
+
+#[derive(Serialize)]
+struct JsonFamily {
+    tcp: JsonClass,
+    udp: JsonClass,
+    icmp: JsonClass,
+    other: JsonClass,
+}
+
+#[derive(Serialize)]
+struct JsonClass {
+    packets: u64,
+    bytes: u64,
+    segments: u64,
+}
+
+#[derive(Serialize)]
+struct JsonFlags {
+    syn: u64,
+    fin: u64,
+    rst: u64,
+}
+
+#[derive(Serialize)]
+struct JsonRates {
+    rx_packets: f64,
+    rx_bytes: f64,
+    rx_segments: f64,
+    tx_packets: f64,
+    tx_bytes: f64,
+    tx_segments: f64,
+    route_lookups: Option<f64>,
+    failed_lookups: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct JsonList<'a> {
+    schema: &'static str,
+    time: String,
+    host: &'a Host,
+    namespaces: Vec<JsonIdentity<'a>>,
+    warnings: &'a [Warning],
+}
+
+#[derive(Serialize)]
+struct JsonIdentity<'a> {
+    #[serde(flatten)]
+    head: JsonHead<'a>,
+    interfaces: Vec<JsonInterfaceHead<'a>>,
+}
+
+impl<'a> From<&'a View<'a>> for JsonSample<'a> {
+    fn from(view: &'a View<'a>) -> Self {
+        let sample = view.sample;
+        Self {
+            schema: SAMPLE,
+            time: timestamp(sample.time),
+            interval_s: view.interval.as_secs_f64(),
+            host: &sample.host,
+            namespaces: view.rows.iter().map(JsonNamespace::from).collect(),
+            unattributed: Unattributed {
+                route_lookups: None,
+                failed_lookups: None,
+            },
+            observer: JsonObserver {
+                route_backend: "none",
+                programs: &sample.observer.programs,
+                maps: &sample.observer.maps,
+                lost: sample.observer.lost,
+            },
+            warnings: &sample.warnings,
+        }
+    }
+}
+
+impl<'a> From<&'a Row<'a>> for JsonNamespace<'a> {
+    fn from(row: &'a Row<'a>) -> Self {
+        Self {
+            identity: row.namespace.into(),
+            interfaces: row
+                .namespace
+                .interfaces
+                .iter()
+                .map(JsonInterface::from)
+                .collect(),
+            rx: row.totals.as_ref().map(|totals| (&totals.rx).into()),
+            tx: row.totals.as_ref().map(|totals| (&totals.tx).into()),
+            route_lookups: None,
+            rates: row.rates.map(|rates| JsonRates {
+                rx_packets: rates.rx.packets,
+                rx_bytes: rates.rx.bytes,
+                rx_segments: rates.rx.segments,
+                tx_packets: rates.tx.packets,
+                tx_bytes: rates.tx.bytes,
+                tx_segments: rates.tx.segments,
+                route_lookups: None,
+                failed_lookups: None,
+            }),
+        }
+    }
+}
+
+impl<'a> From<&'a Namespace> for JsonHead<'a> {
+    fn from(ns: &'a Namespace) -> Self {
+        Self {
+            name: &ns.name,
+            // A string: u64 does not survive every reader's numbers.
+            cookie: ns.cookie.map(|cookie| cookie.to_string()),
+            inode: ns.inode,
+            kind: ns.kind.as_str(),
+            state: ns.state.as_str(),
+            reason: ns.reason.as_deref(),
+            members: &ns.members,
+        }
+    }
+}
+
+impl<'a> From<&'a Namespace> for JsonIdentity<'a> {
+    fn from(ns: &'a Namespace) -> Self {
+        Self {
+            head: ns.into(),
+            interfaces: ns.interfaces.iter().map(JsonInterfaceHead::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a Interface> for JsonInterfaceHead<'a> {
+    fn from(interface: &'a Interface) -> Self {
+        Self {
+            name: interface.name.as_deref(),
+            ifindex: interface.ifindex,
+            mac: interface.mac.as_deref(),
+            addresses: &interface.addresses,
+            peer: interface.peer.as_ref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Interface> for JsonInterface<'a> {
+    fn from(interface: &'a Interface) -> Self {
+        let counters = interface.counters.as_ref();
+        Self {
+            head: interface.into(),
+            hook: interface.hook.as_str(),
+            observed_since: interface.observed_since.map(timestamp),
+            reason: interface.reason.as_deref(),
+            rx: counters.map(|counters| (&counters.rx).into()),
+            tx: counters.map(|counters| (&counters.tx).into()),
+            kernel: interface.kernel,
+            before_attach: interface
+                .before_attach
+                .map(|before| before.map(JsonBefore::from)),
+            unaccounted: interface.unaccounted(),
+        }
+    }
+}
+
+impl From<Baseline> for JsonBefore {
+    fn from(baseline: Baseline) -> Self {
+        Self {
+            packets: baseline.packets,
+            bytes: baseline.bytes,
+        }
+    }
+}
+
+impl From<&Counters> for JsonCounters {
+    fn from(counters: &Counters) -> Self {
+        let total = counters.total();
+        Self {
+            packets: total.packets,
+            bytes: total.bytes,
+            segments: total.segments,
+            wire_bytes: total.wire_bytes,
+            ipv4: counters.ipv4().into(),
+            ipv6: counters.ipv6().into(),
+            arp: counters.arp().into(),
+            other: counters.other().into(),
+            tcp_flags: JsonFlags {
+                syn: counters.syn,
+                fin: counters.fin,
+                rst: counters.rst,
+            },
+            broadcast: counters.broadcast,
+            multicast: counters.multicast,
+            fragments: counters.fragments,
+        }
+    }
+}
+
+impl From<Family<'_>> for JsonFamily {
+    fn from(family: Family<'_>) -> Self {
+        Self {
+            tcp: family.tcp.into(),
+            udp: family.udp.into(),
+            icmp: family.icmp.into(),
+            other: family.other.into(),
+        }
+    }
+}
+
+impl From<&Tally> for JsonClass {
+    fn from(tally: &Tally) -> Self {
+        Self {
+            packets: tally.packets,
+            bytes: tally.bytes,
+            segments: tally.segments,
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Keeps the facts in step with the machine.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+
+use super::{
+    engine,
+    netlink::{CountersByIndex, Netlink},
+    netns, scan,
+};
+use crate::{
+    inventory::facts::{Container, Facts, HostFacts, Link, NamespaceFacts},
+    model::sample::NsKey,
+};
+
+/// How long an interface that appears in our namespace may be on its way
+/// into another one.
+const SETTLE: Duration = Duration::from_secs(1);
+/// What is known of the inside of a namespace is looked at again after this
+/// time even if nothing told of a change there.
+const STALE: Duration = Duration::from_secs(5);
+
+/// What a look at the machine is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Something changed here: our links, and namespaces never seen before.
+    Event,
+    /// Time has passed: also what is stale.
+    Periodic,
+}
+
+/// The machine, as far as it is known.
+pub struct Machine {
+    host: Netlink,
+    own_inode: u64,
+    own_cookie: Option<u64>,
+    containers: Vec<Container>,
+    sandboxes: Vec<PathBuf>,
+    namespaces: BTreeMap<u64, Visited>,
+    host_links: Vec<Link>,
+    first_seen: HashMap<u32, Instant>,
+    started: Instant,
+    scanned_processes: Option<Instant>,
+    /// Files that promised a namespace, with what is wrong with them.
+    pub troubles: Vec<(PathBuf, String)>,
+}
+
+/// A namespace that was looked into.
+struct Visited {
+    facts: NamespaceFacts,
+    path: PathBuf,
+    at: Instant,
+}
+
+impl Machine {
+    /// Opens what is needed to look at it.
+    ///
+    /// # Errors
+    /// Where our own namespace cannot be read.
+    pub fn open() -> anyhow::Result<Self> {
+        let own = netns::open(netns::OWN.as_ref())
+            .context("open /proc/thread-self/ns/net: is /proc mounted?")?;
+        Ok(Self {
+            host: Netlink::open().context("open a route socket")?,
+            own_inode: netns::inode(&own)?,
+            own_cookie: netns::cookie().ok(),
+            containers: Vec::new(),
+            sandboxes: Vec::new(),
+            namespaces: BTreeMap::new(),
+            host_links: Vec::new(),
+            first_seen: HashMap::new(),
+            started: Instant::now(),
+            scanned_processes: None,
+            troubles: Vec::new(),
+        })
+    }
+
+    /// Takes what the engine told.
+    pub fn take(&mut self, update: &engine::Update) {
+        if let engine::Update::Containers(containers, sandboxes) = update {
+            self.containers.clone_from(containers);
+            // Folders stay known: the next container's sandbox is made before
+            // the engine tells of it.
+            for sandbox in sandboxes {
+                if !self.sandboxes.contains(sandbox) {
+                    self.sandboxes.push(sandbox.clone());
+                }
+            }
+        }
+    }
+
+    /// The route socket of our own namespace.
+    #[must_use]
+    pub fn netlink(&self) -> &Netlink {
+        &self.host
+    }
+
+    /// A file that leads to the namespace `key`, where it is still the same.
+    #[must_use]
+    pub fn path_of(&self, key: NsKey) -> Option<PathBuf> {
+        if self.host_key() == key {
+            return Some(netns::OWN.into());
+        }
+        self.namespaces
+            .values()
+            .find(|visited| visited.facts.key() == key)
+            .map(|visited| visited.path.clone())
+    }
+
+    /// Key of our own namespace.
+    #[must_use]
+    pub fn host_key(&self) -> NsKey {
+        self.own_cookie
+            .map_or(NsKey::Inode(self.own_inode), NsKey::Cookie)
+    }
+
+    /// When an interface that is settling will have settled.
+    #[must_use]
+    pub fn settles_in(&self) -> Option<Duration> {
+        self.host_links
+            .iter()
+            .filter(|link| link.settling)
+            .filter_map(|link| self.first_seen.get(&link.ifindex))
+            .map(|seen| SETTLE.saturating_sub(seen.elapsed()))
+            .min()
+    }
+
+    /// Looks at the machine.
+    ///
+    /// # Errors
+    /// Where our own namespace cannot be read. What is wrong with another one
+    /// is a fact about it.
+    pub async fn look(&mut self, depth: Depth) -> anyhow::Result<Facts> {
+        self.host_links = self.host.links().await?;
+        self.settle();
+        self.find(depth).await;
+        Ok(Facts {
+            host: HostFacts {
+                cookie: self.own_cookie,
+                inode: self.own_inode,
+                links: self.host_links.clone(),
+            },
+            namespaces: self.namespaces.values().map(|v| v.facts.clone()).collect(),
+            containers: self.containers.clone(),
+        })
+    }
+
+    fn settle(&mut self) {
+        let now = Instant::now();
+        let present: HashSet<u32> = self.host_links.iter().map(|link| link.ifindex).collect();
+        self.first_seen.retain(|index, _| present.contains(index));
+        let first_look = self.first_seen.is_empty() && now - self.started < SETTLE;
+        for link in &mut self.host_links {
+            let seen = *self.first_seen.entry(link.ifindex).or_insert_with(|| {
+                // What was there before us has settled.
+                if first_look {
+                    self.started.checked_sub(SETTLE).unwrap_or(now)
+                } else {
+                    now
+                }
+            });
+            // A bridge cannot move to another namespace.
+            let can_move = link.kind.as_deref() != Some("bridge");
+            link.settling = can_move && link.link_nsid.is_none() && now - seen < SETTLE;
+        }
+    }
+
+    /// Finds namespaces and looks into those that are new or stale.
+    async fn find(&mut self, depth: Depth) {
+        let known: HashSet<i32> = self
+            .namespaces
+            .values()
+            .filter_map(|visited| visited.facts.nsid)
+            .collect();
+        let strangers = self
+            .host_links
+            .iter()
+            .filter_map(|link| link.link_nsid)
+            .any(|nsid| !known.contains(&nsid));
+        let overdue = self
+            .scanned_processes
+            .is_none_or(|at| depth == Depth::Periodic && at.elapsed() >= STALE);
+        let processes = strangers || overdue;
+        let scan = scan::Scan::new(self.sandboxes.iter().map(PathBuf::as_path), processes);
+        if processes {
+            self.scanned_processes = Some(Instant::now());
+        }
+        self.troubles.clone_from(&scan.troubles);
+
+        let mut found = scan.found;
+        for container in &mut self.containers {
+            container.inode = scan::inode_of(container.pid);
+            if let Some(inode) = container.inode {
+                let entry = found.entry(inode).or_default();
+                if entry.path.as_os_str().is_empty() {
+                    entry.path = format!("/proc/{}/ns/net", container.pid).into();
+                }
+            }
+        }
+        found.remove(&self.own_inode);
+
+        // Without a look at /proc a namespace that only processes hold was not
+        // found; it is there as long as its file is.
+        self.namespaces.retain(|inode, visited| {
+            found.contains_key(inode) || (!processes && leads_to(&visited.path, *inode))
+        });
+
+        for (inode, found) in found {
+            let old = self.namespaces.get(&inode);
+            let look = old.is_none_or(|visited| {
+                let moved = found.process.is_some() && visited.facts.process != found.process;
+                let linked = strangers && visited.facts.nsid.is_none();
+                let stale = depth == Depth::Periodic && visited.at.elapsed() >= STALE;
+                moved || linked || stale || self.pairs_changed(visited)
+            });
+            let process = found
+                .process
+                .clone()
+                .or_else(|| old.and_then(|visited| visited.facts.process.clone()));
+            if !look && let Some(visited) = self.namespaces.get_mut(&inode) {
+                visited.facts.names.clone_from(&found.names);
+                visited.path.clone_from(&found.path);
+                continue;
+            }
+            match self.visit(inode, &found.path).await {
+                Ok(mut facts) => {
+                    facts.names.clone_from(&found.names);
+                    facts.process = process;
+                    self.namespaces.insert(
+                        inode,
+                        Visited {
+                            facts,
+                            path: found.path,
+                            at: Instant::now(),
+                        },
+                    );
+                }
+                // It ended while we looked.
+                Err(Ended) => {
+                    self.namespaces.remove(&inode);
+                }
+            }
+        }
+    }
+
+    /// Whether the pairs between us and `visited` are others than those seen
+    /// when it was looked into.
+    fn pairs_changed(&self, visited: &Visited) -> bool {
+        let Some(nsid) = visited.facts.nsid else {
+            return false;
+        };
+        let Ok(links) = &visited.facts.links else {
+            return false;
+        };
+        let ours: HashSet<u32> = self
+            .host_links
+            .iter()
+            .filter(|link| link.is_veth() && link.link_nsid == Some(nsid))
+            .map(|link| link.link.unwrap_or(link.ifindex))
+            .collect();
+        let theirs: HashSet<u32> = links
+            .iter()
+            .filter(|link| link.is_veth() && ours.contains(&link.ifindex))
+            .map(|link| link.ifindex)
+            .collect();
+        ours != theirs
+    }
+
+    async fn visit(&self, inode: u64, path: &std::path::Path) -> Result<NamespaceFacts, Ended> {
+        let mut facts = NamespaceFacts {
+            cookie: None,
+            inode,
+            nsid: None,
+            names: Vec::new(),
+            process: None,
+            links: Ok(Vec::new()),
+        };
+        let file = match netns::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Ended),
+            Err(error) => {
+                facts.links = Err(format!("{}: {error}", path.display()));
+                return Ok(facts);
+            }
+        };
+        if netns::inode(&file).ok() != Some(inode) {
+            return Err(Ended);
+        }
+        facts.nsid = self.host.nsid_of(&file).await.ok().flatten();
+        facts.links = match Netlink::open_in(&file) {
+            Ok((netlink, cookie)) => {
+                facts.cookie = cookie;
+                netlink.links().await.map_err(|error| format!("{error:#}"))
+            }
+            Err(error) => Err(format!("cannot enter the namespace: {error}")),
+        };
+        Ok(facts)
+    }
+
+    /// The kernel's counters inside the namespace `key`.
+    ///
+    /// # Errors
+    /// Where it cannot be entered (any more).
+    pub async fn counters_in(&self, key: NsKey) -> anyhow::Result<CountersByIndex> {
+        if key == self.host_key() {
+            return self.host.counters().await;
+        }
+        let path = self.path_of(key).context("the namespace has ended")?;
+        let file = netns::open(&path)?;
+        let (netlink, cookie) = Netlink::open_in(&file)?;
+        if let (NsKey::Cookie(expected), Some(cookie)) = (key, cookie) {
+            anyhow::ensure!(expected == cookie, "the namespace has ended");
+        }
+        netlink.counters().await
+    }
+}
+
+/// The namespace ended while we looked at it.
+struct Ended;
+
+fn leads_to(path: &std::path::Path, inode: u64) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.ino() == inode)
+}

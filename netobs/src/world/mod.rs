@@ -1,0 +1,9 @@
+//! What touches the machine: namespaces, netlink, /proc, container engines.
+
+pub mod engine;
+pub mod gather;
+pub mod netlink;
+pub mod netns;
+pub mod privilege;
+pub mod scan;
+pub mod text;

@@ -1,0 +1,271 @@
+//! rtnetlink: links, addresses, counters, namespace ids, events.
+
+use std::{collections::HashMap, fs::File, io, os::fd::AsRawFd as _};
+
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::Stream};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, Stats64},
+    nsid::{NsidAttribute, NsidMessage},
+    stats::{StatsAttribute, StatsFilterMask, StatsMessage},
+};
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::task::JoinHandle;
+
+use super::netns;
+use crate::{
+    inventory::facts::Link,
+    model::counters::{Directions, KernelCounters},
+};
+
+/// The kernel's counters by interface index.
+pub type CountersByIndex = HashMap<u32, Directions<KernelCounters>>;
+
+/// A route socket in one namespace. Dropping it closes the socket.
+pub struct Netlink {
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Something happened to a link.
+#[derive(Clone, Debug)]
+pub enum LinkEvent {
+    /// Made or changed.
+    Changed,
+    /// Gone from our namespace, with the last counters.
+    Gone(u32, Option<Directions<KernelCounters>>),
+    /// The kernel dropped events: look at everything again.
+    Lost,
+}
+
+impl Netlink {
+    /// Opens a socket in the namespace of this thread.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made.
+    pub fn open() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let task = tokio::spawn(connection);
+        Ok(Self { handle, task })
+    }
+
+    /// Opens a socket in the namespace `file`, and reads that one's cookie on
+    /// the way.
+    ///
+    /// # Errors
+    /// Where the namespace cannot be entered.
+    pub fn open_in(file: &File) -> io::Result<(Self, Option<u64>)> {
+        let runtime = tokio::runtime::Handle::current();
+        netns::within(file, || {
+            let _context = runtime.enter();
+            Ok((Self::open()?, netns::cookie().ok()))
+        })?
+    }
+
+    /// Opens a socket that hears of every change to a link of this
+    /// thread's namespace, as a stream of events.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made.
+    pub fn events() -> io::Result<(Self, impl Stream<Item = LinkEvent>)> {
+        let (connection, handle, messages) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+        let task = tokio::spawn(connection);
+        let events = messages.filter_map(async |(message, _)| link_event(message));
+        Ok((Self { handle, task }, events))
+    }
+
+    /// All interfaces with their addresses.
+    ///
+    /// # Errors
+    /// Where the kernel refuses or the namespace is gone.
+    pub async fn links(&self) -> anyhow::Result<Vec<Link>> {
+        let mut links: Vec<Link> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .map_ok(|message| link(&message))
+            .try_collect()
+            .await
+            .context("list links")?;
+        let mut addresses: HashMap<u32, Vec<String>> = HashMap::new();
+        let mut dump = self.handle.address().get().execute();
+        while let Some(message) = dump.try_next().await.context("list addresses")? {
+            if let Some(address) = address(&message) {
+                addresses
+                    .entry(message.header.index)
+                    .or_default()
+                    .push(address);
+            }
+        }
+        for link in &mut links {
+            link.addresses = addresses.remove(&link.ifindex).unwrap_or_default();
+        }
+        Ok(links)
+    }
+
+    /// The kernel's counters of all interfaces, by RTM_GETSTATS: a tenth of
+    /// what a dump of the links costs.
+    ///
+    /// # Errors
+    /// Where the kernel refuses or the namespace is gone.
+    pub async fn counters(&self) -> anyhow::Result<CountersByIndex> {
+        let mut request = StatsMessage::default();
+        request.header.filter_mask = StatsFilterMask::Link64;
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetStats(request));
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut replies = self.handle.clone().request(message)?;
+        let mut result = HashMap::new();
+        while let Some(reply) = replies.next().await {
+            match reply.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewStats(stats)) => {
+                    for attribute in &stats.attributes {
+                        if let StatsAttribute::Link64(counters) = attribute {
+                            result.insert(stats.header.ifindex, directions(counters));
+                        }
+                    }
+                }
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    return Err(error.to_io()).context("read link counters");
+                }
+                _ => {}
+            }
+        }
+        Ok(result)
+    }
+
+    /// The id that this socket's namespace has given to the namespace `file`;
+    /// `None` where it has given none.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn nsid_of(&self, file: &File) -> anyhow::Result<Option<i32>> {
+        let mut request = NsidMessage::default();
+        request
+            .attributes
+            .push(NsidAttribute::Fd(u32::try_from(file.as_raw_fd())?));
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(request));
+        message.header.flags = NLM_F_REQUEST;
+        let mut replies = self.handle.clone().request(message)?;
+        while let Some(reply) = replies.next().await {
+            match reply.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(reply)) => {
+                    return Ok(reply
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            // -1: not assigned.
+                            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                            _ => None,
+                        }));
+                }
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    return Err(error.to_io()).context("ask for a namespace id");
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The socket's own handle, for traffic control.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+fn link_event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
+    match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_)) => Some(LinkEvent::Changed),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
+            let last = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    LinkAttribute::Stats64(stats) => Some(directions(stats)),
+                    _ => None,
+                });
+            Some(LinkEvent::Gone(message.header.index, last))
+        }
+        NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
+        _ => None,
+    }
+}
+
+fn directions(stats: &Stats64) -> Directions<KernelCounters> {
+    Directions {
+        rx: KernelCounters {
+            packets: stats.rx_packets,
+            bytes: stats.rx_bytes,
+            errors: stats.rx_errors,
+            dropped: stats.rx_dropped,
+        },
+        tx: KernelCounters {
+            packets: stats.tx_packets,
+            bytes: stats.tx_bytes,
+            errors: stats.tx_errors,
+            dropped: stats.tx_dropped,
+        },
+    }
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        ifindex: message.header.index,
+        hardware: message.header.link_layer_type.into(),
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(bytes) if !bytes.is_empty() => {
+                let bytes: Vec<String> = bytes.iter().map(|b| format!("{b:02x}")).collect();
+                link.mac = Some(bytes.join(":"));
+            }
+            LinkAttribute::Link(index) => link.link = Some(*index),
+            LinkAttribute::LinkNetNsId(id) if *id >= 0 => link.link_nsid = Some(*id),
+            LinkAttribute::Controller(index) => link.master = Some(*index),
+            LinkAttribute::Stats64(stats) => link.counters = directions(stats),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = Some(kind_name(kind));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}
+
+fn address(message: &AddressMessage) -> Option<String> {
+    let mut result = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On a point-to-point link "address" is the far end; "local" is ours.
+            AddressAttribute::Local(local) => {
+                result = Some(*local);
+                break;
+            }
+            AddressAttribute::Address(address) if result.is_none() => result = Some(*address),
+            _ => {}
+        }
+    }
+    result.map(|ip| format!("{ip}/{}", message.header.prefix_len))
+}

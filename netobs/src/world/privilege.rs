@@ -1,0 +1,50 @@
+//! What this process may do.
+
+use caps::{CapSet, Capability};
+
+/// A capability and what netobs needs it for.
+pub struct Need {
+    /// The capability.
+    pub capability: Capability,
+    /// What does not work without it.
+    pub purpose: &'static str,
+}
+
+/// Everything that observing needs.
+pub const NEEDS: [Need; 5] = [
+    Need {
+        capability: Capability::CAP_BPF,
+        purpose: "load the programs and make the maps",
+    },
+    Need {
+        capability: Capability::CAP_NET_ADMIN,
+        purpose: "attach the programs to interfaces",
+    },
+    Need {
+        capability: Capability::CAP_PERFMON,
+        purpose: "let the programs read packet headers by pointer",
+    },
+    Need {
+        capability: Capability::CAP_SYS_ADMIN,
+        purpose: "enter other network namespaces",
+    },
+    Need {
+        capability: Capability::CAP_SYS_PTRACE,
+        purpose: "find the namespaces of other users' processes in /proc",
+    },
+];
+
+/// Whether this process has `capability` in effect.
+#[must_use]
+pub fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// The needs that are not met.
+pub fn missing() -> impl Iterator<Item = &'static Need> {
+    NEEDS.iter().filter(|need| !has(need.capability))
+}
+
+/// How to get what is missing, for people.
+pub const HOW: &str = "run netobs as root (sudo netobs ...), or give the file the capabilities: \
+     sudo setcap cap_bpf,cap_net_admin,cap_perfmon,cap_sys_admin,cap_sys_ptrace+ep \"$(command -v netobs)\"";

@@ -1,0 +1,131 @@
+//! Finds the files that lead to network namespaces.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{netns, text};
+use crate::inventory::facts::Process;
+
+/// Where `ip netns` keeps its names.
+const NAMED: &str = "/run/netns";
+/// Where Docker keeps its sandboxes by default.
+const DOCKER_SANDBOXES: &str = "/run/docker/netns";
+/// Where rootless engines keep theirs: one folder per user.
+const USERS: &str = "/run/user";
+
+/// What leads to one namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// A file to open it by.
+    pub path: PathBuf,
+    /// Its names for `ip netns`.
+    pub names: Vec<String>,
+    /// The oldest process in it.
+    pub process: Option<Process>,
+}
+
+/// All namespaces found, by inode.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// By inode.
+    pub found: BTreeMap<u64, Found>,
+    /// Files that promised a namespace and are none, or may not be read.
+    pub troubles: Vec<(PathBuf, String)>,
+}
+
+impl Scan {
+    /// Looks in the folders of `ip netns`, Docker and rootless engines, and in
+    /// `sandboxes` (folders that an engine told of). With `processes` in
+    /// /proc too, which takes the longest.
+    #[must_use]
+    pub fn new<'a>(sandboxes: impl IntoIterator<Item = &'a Path>, processes: bool) -> Self {
+        let mut scan = Self::default();
+        scan.folder(Path::new(NAMED), true);
+        scan.folder(Path::new(DOCKER_SANDBOXES), false);
+        for user in entries(Path::new(USERS)) {
+            scan.folder(&user.join("netns"), false);
+        }
+        for sandbox in sandboxes {
+            scan.folder(sandbox, false);
+        }
+        if processes {
+            scan.processes();
+        }
+        scan
+    }
+
+    fn folder(&mut self, folder: &Path, named: bool) {
+        for path in entries(folder) {
+            match netns::open(&path).and_then(|file| netns::inode(&file)) {
+                Ok(inode) => {
+                    let found = self.found.entry(inode).or_default();
+                    if found.path.as_os_str().is_empty() {
+                        found.path.clone_from(&path);
+                    }
+                    if named {
+                        let name = text::lossless_os(path.file_name().unwrap_or(OsStr::new("")));
+                        if !found.names.contains(&name) {
+                            found.names.push(name);
+                        }
+                    }
+                }
+                // It ended while we looked.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.troubles.push((path, error.to_string())),
+            }
+        }
+    }
+
+    fn processes(&mut self) {
+        let mut pids: Vec<u32> = entries(Path::new("/proc"))
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+            .collect();
+        pids.sort_unstable();
+        for pid in pids {
+            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+            // Kernel threads of other users and processes that just ended.
+            let Ok(metadata) = fs::metadata(&path) else {
+                continue;
+            };
+            let found = self.found.entry(metadata.ino()).or_default();
+            if found.process.is_none() {
+                found.process = Some(Process {
+                    pid,
+                    comm: comm(pid),
+                });
+            }
+            if found.path.as_os_str().is_empty() {
+                found.path = path;
+            }
+        }
+    }
+}
+
+/// The inode of the namespace that process `pid` lives in.
+#[must_use]
+pub fn inode_of(pid: u32) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}/ns/net"))
+        .ok()
+        .map(|metadata| metadata.ino())
+}
+
+fn comm(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    text::lossless(bytes.strip_suffix(b"\n").unwrap_or(&bytes))
+}
+
+/// The paths in `folder`, sorted; none where it is not there.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
