@@ -100,9 +100,14 @@ impl Programs {
             follow_log(&mut ebpf)?;
         }
         for name in [names::PROG_INGRESS, names::PROG_EGRESS] {
-            classifier(&mut ebpf, name)?
+            let program = classifier(&mut ebpf, name)?;
+            program
                 .load()
                 .with_context(|| format!("load the program {name}"))?;
+            log::debug!(
+                "loaded {name}: {:?} instructions looked at by the verifier",
+                program.info()?.verified_instruction_count()
+            );
         }
         let mut take = |name| {
             ebpf.take_map(name)
