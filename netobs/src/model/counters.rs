@@ -53,6 +53,17 @@ impl Tally {
     }
 }
 
+impl Tally {
+    fn since(&self, before: &Self) -> Option<Self> {
+        Some(Self {
+            packets: self.packets.checked_sub(before.packets)?,
+            bytes: self.bytes.checked_sub(before.bytes)?,
+            segments: self.segments.checked_sub(before.segments)?,
+            wire_bytes: self.wire_bytes.checked_sub(before.wire_bytes)?,
+        })
+    }
+}
+
 impl From<&Cell> for Tally {
     fn from(cell: &Cell) -> Self {
         Self {
@@ -152,6 +163,22 @@ impl Counters {
         self.broadcast += more.broadcast;
         self.multicast += more.multicast;
         self.fragments += more.fragments;
+    }
+
+    /// What was added since `before`; `None` where a counter went backwards.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Option<Self> {
+        let mut added = self.clone();
+        for (class, before) in added.classes.iter_mut().zip(&before.classes) {
+            *class = class.since(before)?;
+        }
+        added.syn = self.syn.checked_sub(before.syn)?;
+        added.fin = self.fin.checked_sub(before.fin)?;
+        added.rst = self.rst.checked_sub(before.rst)?;
+        added.broadcast = self.broadcast.checked_sub(before.broadcast)?;
+        added.multicast = self.multicast.checked_sub(before.multicast)?;
+        added.fragments = self.fragments.checked_sub(before.fragments)?;
+        Some(added)
     }
 
     /// Adds what one CPU counted.

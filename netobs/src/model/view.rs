@@ -114,11 +114,11 @@ fn rate(old: &Counters, new: &Counters, elapsed: Duration) -> Option<Rate> {
     if seconds <= 0.0 {
         return None;
     }
-    let (old, new) = (old.total(), new.total());
-    let per_second = |old: u64, new: u64| Some(new.checked_sub(old)? as f64 / seconds);
+    let added = new.since(old)?.total();
+    let per_second = |count: u64| count as f64 / seconds;
     Some(Rate {
-        packets: per_second(old.packets, new.packets)?,
-        bytes: per_second(old.bytes, new.bytes)?,
-        segments: per_second(old.segments, new.segments)?,
+        packets: per_second(added.packets),
+        bytes: per_second(added.bytes),
+        segments: per_second(added.segments),
     })
 }
