@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
@@ -22,7 +22,7 @@ use crate::{
     model::{
         baseline::Baseline,
         counters::{Counters, Directions, KernelCounters},
-        sample::{self, Hook, NsKey, Sample, State, Warning},
+        sample::{self, Hook, Kind, NsKey, Sample, State, Warning},
     },
     world::{gather::Machine, netlink::CountersByIndex, netns},
 };
@@ -32,6 +32,11 @@ const INSIDE_SLOTS: u32 = 64;
 /// Interfaces of a namespace that have ended and are still listed when the
 /// namespace ends; older ones remain in its totals.
 const REMEMBERED: usize = 8;
+
+/// After this time what failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long a namespace keeps the name of its last container.
+const ORPHAN: Duration = Duration::from_secs(5);
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -62,6 +67,18 @@ struct Observed {
     baseline: Option<Directions<Baseline>>,
     /// The kernel's counters as read last, namespace's directions.
     kernel: Option<Directions<KernelCounters>>,
+}
+
+/// How an interface that is wanted relates to what is observed at its spot.
+enum Standing {
+    /// Nothing is.
+    New,
+    /// It is.
+    Same,
+    /// It is, under a lesser identity of its namespace.
+    Renamed(NsKey),
+    /// Somebody else's interface was.
+    Moved,
 }
 
 /// What a namespace's interfaces counted that it no longer has.
@@ -99,7 +116,10 @@ pub struct Observer {
     host: Programs,
     inside: HashMap<NsKey, Programs>,
     observed: HashMap<Spot, Observed>,
-    failed: HashMap<Spot, String>,
+    /// Why attaching failed, and when.
+    failed: HashMap<Spot, (String, Instant)>,
+    /// Since when namespaces have had no container that had one.
+    orphaned: HashMap<NsKey, Instant>,
     past: HashMap<NsKey, Past>,
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
@@ -118,40 +138,38 @@ impl Observer {
             inside: HashMap::new(),
             observed: HashMap::new(),
             failed: HashMap::new(),
+            orphaned: HashMap::new(),
             past: HashMap::new(),
             rows: BTreeMap::new(),
             gone: Vec::new(),
         })
     }
 
-    /// An interface of our own namespace has ended, the kernel says, with
-    /// these last counters. To be called before the next [`apply`](Self::apply),
-    /// so that its index means nothing any more.
-    pub fn ended(&mut self, ifindex: u32, last: Option<Directions<KernelCounters>>) {
+    /// An interface of our own namespace has ended, the kernel says. To be
+    /// called before the next [`apply`](Self::apply), so that its index means
+    /// nothing any more.
+    pub fn ended(&mut self, ifindex: u32) {
         let spot = Spot {
             scope: self.host_key,
             ifindex,
         };
         self.failed.remove(&spot);
-        if let Some(observed) = self.observed.get_mut(&spot)
-            && let Some(last) = last
-        {
-            observed.kernel = Some(oriented(&observed.interface.place, last));
-        }
         self.retire(spot, true);
     }
 
     /// Attaches to what is new in `rows` and lets go of what is not there any
-    /// more. `retry`: also try again what failed before.
-    pub async fn apply(&mut self, rows: Vec<Row>, machine: &Machine, retry: bool, now: SystemTime) {
-        let rows: BTreeMap<NsKey, Row> = rows
-            .into_iter()
-            .filter(|row| self.settings.selection.includes(row))
-            .map(|row| (row.key, row))
-            .collect();
-        if retry {
-            self.failed.clear();
+    /// more. What failed is tried again after a while.
+    pub async fn apply(&mut self, rows: Vec<Row>, machine: &Machine, now: SystemTime) {
+        let mut named = BTreeMap::new();
+        for row in rows {
+            let row = self.still_known(row);
+            if self.settings.selection.includes(&row) {
+                named.insert(row.key, row);
+            }
         }
+        let rows = named;
+        self.orphaned.retain(|key, _| rows.contains_key(key));
+        self.failed.retain(|_, (_, at)| at.elapsed() < RETRY);
         let wanted: HashMap<Spot, (NsKey, &Interface)> = rows
             .values()
             .flat_map(|row| row.interfaces.iter().map(move |i| (row.key, i)))
@@ -171,59 +189,81 @@ impl Observer {
         self.failed.retain(|spot, _| wanted.contains_key(spot));
 
         let mut renamed = HashSet::new();
-        let mut fresh = Vec::new();
+        let mut fresh = HashSet::new();
         for (spot, (owner, interface)) in wanted {
-            match self
-                .observed
-                .get(&spot)
-                .map(|o| (o.owner, o.interface.place.clone()))
-            {
-                Some((old, place)) if old == owner && same_end(&place, &interface.place) => {}
-                Some((old @ (NsKey::Nsid(_) | NsKey::Inode(_)), place))
-                    if same_end(&place, &interface.place) =>
-                {
-                    // The same namespace, known better by now.
+            match self.standing(spot, owner, interface) {
+                Standing::New | Standing::Same => {}
+                // The same namespace, known better by now.
+                Standing::Renamed(old) => {
                     renamed.insert(old);
                     if let Some(past) = self.past.remove(&old) {
                         self.past.insert(owner, past);
                     }
                 }
-                Some(_) => {
-                    // The other end has moved to another namespace.
-                    self.release(spot, machine, false).await;
-                    fresh.push(spot);
-                }
-                None => fresh.push(spot),
+                // The other end has moved to another namespace.
+                Standing::Moved => self.release(spot, machine, false).await,
             }
             if let Some(observed) = self.observed.get_mut(&spot) {
                 observed.owner = owner;
                 observed.interface = interface.clone();
             } else if !self.failed.contains_key(&spot) {
+                let name = interface.place.name();
                 match self.observe(spot, owner, interface, machine, now) {
                     Ok(observed) => {
-                        info!(
-                            "observing {} ({})",
-                            interface.place.name(),
-                            observed.attached.hook.as_str()
-                        );
+                        info!("observing {name} ({})", observed.attached.hook.as_str());
                         self.observed.insert(spot, observed);
+                        fresh.insert(spot);
                     }
                     Err(error) => {
-                        debug!("{}: {error:#}", interface.place.name());
-                        self.failed.insert(spot, format!("{error:#}"));
+                        debug!("{name}: {error:#}");
+                        self.failed
+                            .insert(spot, (format!("{error:#}"), Instant::now()));
                     }
                 }
             }
         }
-        self.describe_owners();
         self.note_gone(&rows, &renamed);
         self.rows = rows;
-        let fresh: HashSet<Spot> = fresh.into_iter().collect();
-        if self.observed.keys().any(|spot| fresh.contains(spot)) {
+        self.describe_owners();
+        if !fresh.is_empty() {
             self.read_kernel(machine, Some(&fresh)).await;
         }
         self.inside
             .retain(|key, _| self.observed.keys().any(|spot| spot.scope == *key));
+    }
+
+    fn standing(&self, spot: Spot, owner: NsKey, interface: &Interface) -> Standing {
+        let Some(observed) = self.observed.get(&spot) else {
+            return Standing::New;
+        };
+        let same_end = same_end(&observed.interface.place, &interface.place);
+        match observed.owner {
+            old if old == owner && same_end => Standing::Same,
+            old @ (NsKey::Nsid(_) | NsKey::Inode(_)) if same_end => Standing::Renamed(old),
+            _ => Standing::Moved,
+        }
+    }
+
+    /// A container that has stopped leaves its namespace a moment before that
+    /// ends. The row keeps its name meanwhile, and so shows it when it is gone.
+    fn still_known(&mut self, row: Row) -> Row {
+        match self.rows.get(&row.key) {
+            Some(was) if row.kind == Kind::Process && was.kind == Kind::Container => {
+                let since = self.orphaned.entry(row.key).or_insert_with(Instant::now);
+                if since.elapsed() < ORPHAN {
+                    return Row {
+                        name: was.name.clone(),
+                        kind: was.kind,
+                        members: was.members.clone(),
+                        ..row
+                    };
+                }
+            }
+            _ => {
+                self.orphaned.remove(&row.key);
+            }
+        }
+        row
     }
 
     fn spot(&self, owner: NsKey, place: &Place) -> Spot {
@@ -348,7 +388,7 @@ impl Observer {
             attached,
             since,
             baseline,
-            kernel,
+            kernel: _,
         } = observed;
         let hook = attached.hook;
         if ended {
@@ -373,7 +413,8 @@ impl Observer {
                 counters: Some(counters),
                 hook,
                 observed_since: Some(since),
-                kernel,
+                // What was read last is older than what we counted.
+                kernel: None,
                 before_attach: baseline,
                 ..described(&interface)
             });
@@ -544,7 +585,7 @@ impl Observer {
                 reason: Some(
                     self.failed
                         .get(&spot)
-                        .cloned()
+                        .map(|(reason, _)| reason.clone())
                         .unwrap_or_else(|| "not attached yet".to_owned()),
                 ),
                 ..described

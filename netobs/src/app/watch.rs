@@ -162,7 +162,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
 impl Run {
     fn event(&mut self, event: &LinkEvent) {
         match event {
-            LinkEvent::Gone(ifindex, last) => self.observer.ended(*ifindex, *last),
+            LinkEvent::Gone(ifindex) => self.observer.ended(*ifindex),
             LinkEvent::Changed => {}
             LinkEvent::Lost => log::info!("the kernel dropped link events: looking at everything"),
         }
@@ -178,9 +178,8 @@ impl Run {
         let facts = self.machine.look(depth).await?;
         let rows = build::rows(&facts, self.config.scope.options);
         self.standing = standing(&self.machine, &rows, &self.config.scope);
-        let retry = depth == Depth::Periodic;
         self.observer
-            .apply(rows, &self.machine, retry, SystemTime::now())
+            .apply(rows, &self.machine, SystemTime::now())
             .await;
         log::trace!("{depth:?} look took {:?}", started.elapsed());
         Ok(())

@@ -54,6 +54,8 @@ pub struct Machine {
 struct Visited {
     facts: NamespaceFacts,
     path: PathBuf,
+    /// Indexes inside of the pairs between us and it, when it was looked into.
+    pairs: HashSet<u32>,
     at: Instant,
 }
 
@@ -216,7 +218,7 @@ impl Machine {
                 let moved = found.process.is_some() && visited.facts.process != found.process;
                 let linked = strangers && visited.facts.nsid.is_none();
                 let stale = depth == Depth::Periodic && visited.at.elapsed() >= STALE;
-                moved || linked || stale || self.pairs_changed(visited)
+                moved || linked || stale || visited.pairs != self.pairs(visited.facts.nsid)
             });
             let process = found
                 .process
@@ -234,6 +236,7 @@ impl Machine {
                     self.namespaces.insert(
                         inode,
                         Visited {
+                            pairs: self.pairs(facts.nsid),
                             facts,
                             path: found.path,
                             at: Instant::now(),
@@ -248,27 +251,13 @@ impl Machine {
         }
     }
 
-    /// Whether the pairs between us and `visited` are others than those seen
-    /// when it was looked into.
-    fn pairs_changed(&self, visited: &Visited) -> bool {
-        let Some(nsid) = visited.facts.nsid else {
-            return false;
-        };
-        let Ok(links) = &visited.facts.links else {
-            return false;
-        };
-        let ours: HashSet<u32> = self
-            .host_links
+    /// The pairs between us and the namespace `nsid`, by their index there.
+    fn pairs(&self, nsid: Option<i32>) -> HashSet<u32> {
+        self.host_links
             .iter()
-            .filter(|link| link.is_veth() && link.link_nsid == Some(nsid))
+            .filter(|link| link.is_veth() && link.link_nsid.is_some() && link.link_nsid == nsid)
             .map(|link| link.link.unwrap_or(link.ifindex))
-            .collect();
-        let theirs: HashSet<u32> = links
-            .iter()
-            .filter(|link| link.is_veth() && ours.contains(&link.ifindex))
-            .map(|link| link.ifindex)
-            .collect();
-        ours != theirs
+            .collect()
     }
 
     async fn visit(&self, inode: u64, path: &std::path::Path) -> Result<NamespaceFacts, Ended> {

@@ -41,8 +41,11 @@ impl Drop for Netlink {
 pub enum LinkEvent {
     /// Made or changed.
     Changed,
-    /// Gone from our namespace, with the last counters.
-    Gone(u32, Option<Directions<KernelCounters>>),
+    /// Gone from our namespace. The counters that the message carries are no
+    /// use: a veth that is being deleted has lost its peer, and with it what
+    /// it received.
+    /// <https://github.com/torvalds/linux/blob/v6.18/drivers/net/veth.c>
+    Gone(u32),
     /// The kernel dropped events: look at everything again.
     Lost,
 }
@@ -189,14 +192,7 @@ fn link_event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent>
     match message.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_)) => Some(LinkEvent::Changed),
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
-            let last = message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    LinkAttribute::Stats64(stats) => Some(directions(stats)),
-                    _ => None,
-                });
-            Some(LinkEvent::Gone(message.header.index, last))
+            Some(LinkEvent::Gone(message.header.index))
         }
         NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
         _ => None,
