@@ -126,8 +126,9 @@ pub struct WatchArgs {
     )]
     pub output: OutputArg,
     /// How many interfaces can be observed at once; each takes 1 KiB of kernel memory per CPU
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_INTERFACES")]
-    pub max_interfaces: u32,
+    /// [default: what 64 MiB hold, from 256 to 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_INTERFACES")]
+    pub max_interfaces: Option<u32>,
 }
 
 /// `netobs list`.

@@ -73,8 +73,8 @@ pub struct Watch {
     pub once: bool,
     /// Format.
     pub format: Format,
-    /// Capacity.
-    pub max_interfaces: u32,
+    /// Interfaces to make room for; `None` for what fits.
+    pub max_interfaces: Option<u32>,
 }
 
 /// `netobs list`.

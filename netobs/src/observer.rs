@@ -43,8 +43,8 @@ const ORPHAN: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// How to attach.
     pub tc_mode: TcMode,
-    /// Slots for interfaces of our own namespace.
-    pub max_interfaces: u32,
+    /// Slots for interfaces of our own namespace; `None` for what fits.
+    pub max_interfaces: Option<u32>,
     /// Which rows to observe.
     pub selection: Selection,
 }
@@ -132,7 +132,7 @@ impl Observer {
     /// With the kernel's reason.
     pub fn new(settings: Settings, host_key: NsKey) -> anyhow::Result<Self> {
         Ok(Self {
-            host: Programs::load(Capacity::host(settings.max_interfaces))?,
+            host: Programs::load(Capacity::host(settings.max_interfaces)?)?,
             settings,
             host_key,
             inside: HashMap::new(),
@@ -163,7 +163,7 @@ impl Observer {
         let mut named = BTreeMap::new();
         for row in rows {
             let row = self.still_known(row);
-            if self.settings.selection.includes(&row) {
+            if self.settings.selection.may_include(&row) {
                 named.insert(row.key, row);
             }
         }
@@ -463,6 +463,9 @@ impl Observer {
             .collect();
         for row in ended {
             let past = self.past.remove(&row.key).unwrap_or_default();
+            if !self.settings.selection.includes(row) {
+                continue;
+            }
             self.gone.push(sample::Namespace {
                 state: State::Gone,
                 interfaces: past.ended,
@@ -541,6 +544,7 @@ impl Observer {
         let mut namespaces: Vec<sample::Namespace> = self
             .rows
             .values()
+            .filter(|row| self.settings.selection.includes(row))
             .map(|row| sample::Namespace {
                 retired: self.past.get(&row.key).map(Past::total).unwrap_or_default(),
                 interfaces: row

@@ -31,8 +31,8 @@ struct Bench {
 
 impl Bench {
     fn new(flags: u32) -> Self {
-        let mut programs =
-            Programs::load(Capacity::host(4)).expect("load the programs (needs root)");
+        let mut programs = Programs::load(Capacity::host(Some(4)).expect("count CPUs"))
+            .expect("load the programs (needs root)");
         let slot = programs.take_slot().expect("a free slot");
         programs
             .direct(LO, SlotEntry::new(slot, flags))

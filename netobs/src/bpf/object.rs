@@ -9,7 +9,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
-use netobs_common::{SlotEntry, SlotOwner, Stray, names};
+use netobs_common::{Record, SlotEntry, SlotOwner, Stray, names, record_index};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::counters::CounterMemory;
@@ -17,6 +17,9 @@ use crate::model::sample::{MapInfo, ProgramInfo};
 
 /// Entries of the array in front of the hash of interface indexes.
 const NEAR_INDEXES: u32 = 65_536;
+
+/// Counters may take as much unless the user says how many slots there shall be.
+const COUNTER_BYTES: usize = 64 << 20;
 
 /// What the object is compiled to.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netobs-ebpf"));
@@ -43,13 +46,18 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// For our own namespace, where indexes grow with every container.
-    #[must_use]
-    pub fn host(slots: u32) -> Self {
-        Self {
-            slots,
+    /// For our own namespace, where indexes grow with every container. Without
+    /// `slots`: as many as 64 MiB hold, from 256 to 4096.
+    ///
+    /// # Errors
+    /// Where the number of CPUs cannot be read.
+    pub fn host(slots: Option<u32>) -> anyhow::Result<Self> {
+        let slot_bytes = record_index(1, 0, 0, cpus()?) as usize * size_of::<Record>();
+        let fits = u32::try_from(COUNTER_BYTES / slot_bytes)?.clamp(256, 4096);
+        Ok(Self {
+            slots: slots.unwrap_or(fits),
             near: NEAR_INDEXES,
-        }
+        })
     }
 
     /// For the few interfaces observed inside one other namespace.
@@ -81,11 +89,8 @@ impl Programs {
     /// # Errors
     /// With the verifier's or the kernel's reason.
     pub fn load(capacity: Capacity) -> anyhow::Result<Self> {
-        let cpus =
-            u32::try_from(nr_cpus().map_err(|(path, error)| {
-                anyhow::Error::new(error).context(format!("read {path}"))
-            })?)?;
-        let records = netobs_common::record_index(capacity.slots, 0, 0, cpus);
+        let cpus = cpus()?;
+        let records = record_index(capacity.slots, 0, 0, cpus);
         let log = log_level();
         let mut ebpf = EbpfLoader::new()
             .override_global(names::GLOBAL_CPUS, &cpus, true)
@@ -231,6 +236,13 @@ impl Programs {
             })
             .collect()
     }
+}
+
+/// CPUs that this machine can have: columns of the counters.
+fn cpus() -> anyhow::Result<u32> {
+    let cpus = nr_cpus()
+        .map_err(|(path, error)| anyhow::Error::new(error).context(format!("read {path}")))?;
+    Ok(u32::try_from(cpus)?)
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {

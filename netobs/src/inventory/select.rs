@@ -76,6 +76,13 @@ impl Selection {
         self.names.iter().any(|selector| selector.matches(row))
     }
 
+    /// Whether `row` may yet turn out to be asked for: engines tell a
+    /// container's name only after its first packets.
+    #[must_use]
+    pub fn may_include(&self, row: &Row) -> bool {
+        self.includes(row) || (row.shown && row.kind == Kind::Process)
+    }
+
     /// The NAMEs that match none of `rows`.
     #[must_use]
     pub fn unmatched<'a>(&'a self, rows: &[Row]) -> Vec<&'a str> {

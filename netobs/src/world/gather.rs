@@ -46,7 +46,9 @@ pub struct Machine {
     first_seen: HashMap<u32, Instant>,
     started: Instant,
     scanned_processes: Option<Instant>,
-    /// Files that promised a namespace, with what is wrong with them.
+    /// Files that promise a namespace and are none, since when.
+    suspects: HashMap<PathBuf, Instant>,
+    /// Those of them that stay so, with what is wrong.
     pub troubles: Vec<(PathBuf, String)>,
 }
 
@@ -78,6 +80,7 @@ impl Machine {
             first_seen: HashMap::new(),
             started: Instant::now(),
             scanned_processes: None,
+            suspects: HashMap::new(),
             troubles: Vec::new(),
         })
     }
@@ -192,7 +195,7 @@ impl Machine {
         if processes {
             self.scanned_processes = Some(Instant::now());
         }
-        self.troubles.clone_from(&scan.troubles);
+        self.suspect(scan.troubles);
 
         let mut found = scan.found;
         for container in &mut self.containers {
@@ -247,6 +250,22 @@ impl Machine {
                 Err(Ended) => {
                     self.namespaces.remove(&inode);
                 }
+            }
+        }
+    }
+
+    /// A namespace that is being made or taken down is an ordinary file for a
+    /// moment: only what stays one is worth a word.
+    fn suspect(&mut self, troubles: Vec<(PathBuf, String)>) {
+        let now = Instant::now();
+        self.suspects
+            .retain(|path, _| troubles.iter().any(|(trouble, _)| trouble == path));
+        self.troubles.clear();
+        for (path, reason) in troubles {
+            let since = *self.suspects.entry(path.clone()).or_insert(now);
+            let first_look = now - self.started < SETTLE;
+            if now - since >= SETTLE || first_look {
+                self.troubles.push((path, reason));
             }
         }
     }

@@ -34,7 +34,7 @@ pub struct Found {
 pub struct Scan {
     /// By inode.
     pub found: BTreeMap<u64, Found>,
-    /// Files that promised a namespace and are none, or may not be read.
+    /// Files of `ip netns` that are no namespace, or may not be read.
     pub troubles: Vec<(PathBuf, String)>,
 }
 
@@ -76,7 +76,9 @@ impl Scan {
                 }
                 // It ended while we looked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => self.troubles.push((path, error.to_string())),
+                Err(error) if named => self.troubles.push((path, error.to_string())),
+                // An engine's own folder, half made or half taken down.
+                Err(_) => {}
             }
         }
     }
