@@ -193,37 +193,3 @@ fn record(fields: &[String], out: &mut dyn io::Write) -> io::Result<()> {
     writer.write_record(fields)?;
     writer.flush()
 }
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, SystemTime};
-
-    use super::*;
-    use crate::model::sample::{Host, Observer, Sample};
-
-    #[test]
-    fn every_line_has_as_many_fields_as_the_header() {
-        let mut text = Vec::new();
-        header(&mut text).expect("a Vec takes everything");
-        let sample_ = Sample {
-            time: SystemTime::UNIX_EPOCH,
-            host: Host {
-                name: "h".into(),
-                kernel: "6".into(),
-            },
-            namespaces: crate::render::json::fixtures(),
-            observer: Observer::default(),
-            warnings: Vec::new(),
-        };
-        let view = View::new(Some(&sample_), &sample_, Duration::from_secs(1));
-        sample(&view, &mut text).expect("a Vec takes everything");
-        let mut reader = csv::ReaderBuilder::new().from_reader(text.as_slice());
-        let width = reader.headers().expect("a header").len();
-        let rows: Vec<_> = reader
-            .records()
-            .collect::<Result<_, _>>()
-            .expect("equal lengths");
-        assert_eq!(rows.len(), sample_.namespaces.len());
-        assert!(rows.iter().all(|row| row.len() == width));
-    }
-}

@@ -1,0 +1,335 @@
+//! What users and scripts see, over samples recorded on a Docker host: no root
+//! needed.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::CommandFactory as _;
+use netobs::{
+    cli::Cli,
+    model::{
+        sample::{Namespace, Sample, State, Warning},
+        view::View,
+    },
+    render::{csv, doctor, json, list, table},
+};
+
+/// Escape sequences, quotes, line breaks, text direction, CSV and formulas.
+const HOSTILE: &str = "\u{1b}[2Jevil\"'\n,\r\t\u{202e}=1+1\u{7}\\x";
+
+fn sample(number: u8) -> Sample {
+    let file = format!(
+        "{}/testdata/sample-{number}.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let text = std::fs::read_to_string(&file).expect("the recorded sample");
+    serde_json::from_str(&text).expect("a sample")
+}
+
+fn hostile_sample() -> Sample {
+    let mut sample = sample(2);
+    for ns in &mut sample.namespaces {
+        if ns.name == "web" {
+            rename(ns);
+        }
+    }
+    sample.warnings.push(Warning {
+        code: "namespace_unreadable".to_owned(),
+        namespace: Some(HOSTILE.to_owned()),
+        message: format!("cannot enter {HOSTILE}"),
+    });
+    sample
+}
+
+fn rename(ns: &mut Namespace) {
+    ns.name = HOSTILE.to_owned();
+    for member in &mut ns.members {
+        member.name = HOSTILE.to_owned();
+        member.image = Some(HOSTILE.to_owned());
+    }
+    for interface in &mut ns.interfaces {
+        interface.name = Some(HOSTILE.to_owned());
+        if let Some(peer) = &mut interface.peer {
+            peer.name = HOSTILE.to_owned();
+            peer.master = Some(HOSTILE.to_owned());
+        }
+    }
+}
+
+fn style() -> table::Style {
+    table::Style {
+        width: 80,
+        height: None,
+        color: false,
+        notes: true,
+    }
+}
+
+fn text(write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>) -> String {
+    let mut bytes = Vec::new();
+    write(&mut bytes).expect("a Vec takes everything");
+    String::from_utf8(bytes).expect("output is UTF-8")
+}
+
+const SECOND: Duration = Duration::from_secs(2);
+
+#[test]
+fn the_table_of_a_first_sample_has_totals_and_no_rates() {
+    let first = sample(1);
+    let view = View::new(None, &first, SECOND);
+    insta::assert_snapshot!(table::lines(&view, style()).join("\n"));
+}
+
+#[test]
+fn the_table_of_a_second_sample_has_rates_and_says_what_is_gone() {
+    let (first, second) = (sample(1), sample(2));
+    let view = View::new(Some(&first), &second, SECOND);
+    insta::assert_snapshot!(table::lines(&view, style()).join("\n"));
+}
+
+#[test]
+fn the_table_fits_its_terminal() {
+    let (first, mut second) = (sample(1), hostile_sample());
+    for n in 0..30 {
+        let mut more = second.namespaces[1].clone();
+        more.name = format!("a-container-with-quite-a-long-name-indeed-{n}");
+        more.key = netobs::model::sample::NsKey::Cookie(90_000 + n);
+        second.namespaces.push(more);
+    }
+    let view = View::new(Some(&first), &second, SECOND);
+    for width in [80, 100, 200] {
+        for height in [5, 10, 24, 60] {
+            let lines = table::lines(
+                &view,
+                table::Style {
+                    width,
+                    height: Some(height),
+                    ..style()
+                },
+            );
+            assert!(lines.len() <= height, "{} lines in {height}", lines.len());
+            for line in lines {
+                let columns = unicode_width::UnicodeWidthStr::width(line.as_str());
+                assert!(columns <= width, "{columns} columns in {width}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn json_keeps_to_its_schema_and_its_snapshot() {
+    let (first, second) = (sample(1), hostile_sample());
+    for (before, now) in [(None, &first), (Some(&first), &second)] {
+        let view = View::new(before, now, SECOND);
+        let line = text(|out| json::sample(&view, out));
+        assert_eq!(line.matches('\n').count(), 1, "one object per line");
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        validate("sample", &value);
+    }
+    let view = View::new(Some(&first), &second, SECOND);
+    let line = text(|out| json::sample(&view, out));
+    let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let names: Vec<&str> = value["namespaces"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|ns| ns["name"].as_str().expect("a name"))
+        .collect();
+    assert!(
+        names.contains(&HOSTILE),
+        "JSON has names as they are: {names:?}"
+    );
+    assert!(!line.contains('\u{1b}'), "but no raw control characters");
+    insta::assert_snapshot!(serde_json::to_string_pretty(&value["namespaces"][0]).expect("JSON"));
+}
+
+#[test]
+fn what_is_not_known_is_null_and_never_zero() {
+    let mut first = sample(1);
+    let ns = &mut first.namespaces[1];
+    for interface in &mut ns.interfaces {
+        interface.counters = None;
+        interface.kernel = None;
+    }
+    let key = ns.key;
+    let view = View::new(None, &first, SECOND);
+    let line = text(|out| json::sample(&view, out));
+    let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    validate("sample", &value);
+    let at = view
+        .rows
+        .iter()
+        .position(|row| row.namespace.key == key)
+        .expect("the row");
+    let ns = &value["namespaces"][at];
+    assert!(ns["rx"].is_null() && ns["rates"].is_null() && ns["route_lookups"].is_null());
+    assert!(ns["interfaces"][0]["unaccounted"].is_null());
+}
+
+#[test]
+fn list_in_every_format() {
+    let namespaces = hostile_sample().namespaces;
+    insta::assert_snapshot!(
+        "list_table",
+        text(|out| list::table(&namespaces, false, out))
+    );
+    insta::assert_snapshot!("list_csv", text(|out| csv::list(&namespaces, out)));
+    let line = text(|out| {
+        let host = &hostile_sample().host;
+        json::list(UNIX_EPOCH, host, &namespaces, &[], out)
+    });
+    validate("list", &serde_json::from_str(&line).expect("JSON"));
+}
+
+#[test]
+fn csv_has_equal_lines_and_nothing_that_steers_a_terminal() {
+    let (first, second) = (sample(1), hostile_sample());
+    let view = View::new(Some(&first), &second, SECOND);
+    let text = text(|out| {
+        csv::header(out)?;
+        csv::sample(&view, out)
+    });
+    assert!(
+        text.split("\r\n")
+            .all(|line| !line.chars().any(char::is_control))
+    );
+    let mut reader = ::csv::Reader::from_reader(text.as_bytes());
+    let width = reader.headers().expect("a header").len();
+    let rows: Vec<_> = reader
+        .records()
+        .collect::<Result<_, _>>()
+        .expect("equal lines");
+    assert_eq!(rows.len(), second.namespaces.len());
+    assert!(rows.iter().all(|row| row.len() == width));
+    let first_line = text.lines().next().expect("a header");
+    insta::assert_snapshot!("csv_header", first_line.replace(',', "\n"));
+}
+
+#[test]
+fn no_table_lets_a_name_steer_the_terminal() {
+    let (first, second) = (sample(1), hostile_sample());
+    let view = View::new(Some(&first), &second, SECOND);
+    let watch = table::lines(&view, style()).join("\n");
+    let list = text(|out| list::table(&second.namespaces, false, out));
+    for text in [&watch, &list] {
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}') && !text.contains('\r'));
+        assert!(
+            text.contains("\\u{1b}"),
+            "the name is there, escaped:\n{text}"
+        );
+    }
+}
+
+#[test]
+fn rates_are_paired_by_identity_and_a_gap_is_no_rate() {
+    let (mut first, mut second) = (sample(1), sample(2));
+    // The order of rows means nothing.
+    first.namespaces.reverse();
+    let rate = |view: &View<'_>, name: &str| {
+        let row = view.rows.iter().find(|row| row.namespace.name == name);
+        row.expect("the row").rates
+    };
+    let view = View::new(Some(&first), &second, SECOND);
+    let elapsed = second
+        .time
+        .duration_since(first.time)
+        .expect("later")
+        .as_secs_f64();
+    let packets = |sample: &Sample| {
+        let ns = sample
+            .namespaces
+            .iter()
+            .find(|ns| ns.name == "web")
+            .expect("web");
+        ns.totals().expect("observed").rx.total().packets as f64
+    };
+    let expected = (packets(&second) - packets(&first)) / elapsed;
+    let got = rate(&view, "web").expect("a rate").rx.packets;
+    assert!((got - expected).abs() < 1e-9 && got > 0.0);
+    assert!(
+        rate(&view, "shortlived").is_none(),
+        "what is gone has no rate"
+    );
+
+    // Backwards: unknown, not a huge number.
+    let view = View::new(Some(&second), &first, SECOND);
+    assert!(rate(&view, "web").is_none());
+    first.time = second.time;
+    let view = View::new(Some(&first), &second, SECOND);
+    assert!(rate(&view, "web").is_none(), "no time, no rate");
+    // A namespace that was not there before.
+    second.namespaces.retain(|ns| ns.state == State::Up);
+    first.namespaces.retain(|ns| ns.name != "web");
+    let before = Sample {
+        time: UNIX_EPOCH,
+        ..first
+    };
+    let view = View::new(Some(&before), &second, SECOND);
+    assert!(rate(&view, "web").is_none());
+}
+
+#[test]
+fn doctor_in_both_formats() {
+    let report = doctor::Report {
+        schema: "netobs.doctor/1",
+        hook: "tcx",
+        checks: vec![
+            doctor::Check {
+                name: "kernel".to_owned(),
+                verdict: doctor::Verdict::Ok,
+                found: "6.18.44".to_owned(),
+                consequence: None,
+            },
+            doctor::Check {
+                name: "engine".to_owned(),
+                verdict: doctor::Verdict::Limited,
+                found: HOSTILE.to_owned(),
+                consequence: Some("namespaces are shown without names of containers".to_owned()),
+            },
+        ],
+        chains: vec![doctor::Chain {
+            namespace: "web".to_owned(),
+            interface: "veth5466fc9".to_owned(),
+            tcx_ingress: vec!["netobs_ingress#12".to_owned(), "other#9".to_owned()],
+            tcx_egress: Vec::new(),
+            clsact_ingress: Vec::new(),
+            clsact_egress: vec!["matchall".to_owned()],
+        }],
+    };
+    insta::assert_snapshot!(text(|out| doctor::table(&report, false, out)));
+    let object = text(|out| doctor::json(&report, out));
+    validate("doctor", &serde_json::from_str(&object).expect("JSON"));
+}
+
+#[test]
+fn help_of_every_command() {
+    let mut cli = Cli::command();
+    cli.build();
+    insta::assert_snapshot!("help", plain(cli.clone()));
+    for name in ["watch", "list", "doctor", "clean"] {
+        let command = cli.find_subcommand(name).expect("a command").clone();
+        insta::assert_snapshot!(format!("help_{name}"), plain(command));
+    }
+}
+
+/// The help without the values that this process's environment would give.
+fn plain(command: clap::Command) -> String {
+    command
+        .mut_args(|arg| arg.hide_env_values(true))
+        .render_long_help()
+        .to_string()
+}
+
+fn validate(schema: &str, value: &serde_json::Value) {
+    let file = format!(
+        "{}/../docs/schema/netobs.{schema}.schema.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let schema = std::fs::read_to_string(&file).expect("the schema");
+    let schema = serde_json::from_str(&schema).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let errors: Vec<String> = validator
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}\n{value:#}");
+}
