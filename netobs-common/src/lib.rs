@@ -18,7 +18,7 @@ pub mod names {
     /// Array: interface index to [`SlotEntry`](super::SlotEntry), 0 for none.
     pub const MAP_SLOTS: &str = "NETOBS_SLOTS";
     /// Hash behind [`MAP_SLOTS`] for interface indexes beyond the array.
-    pub const MAP_SLOTS_FAR: &str = "NETOBS_SLOTS_FAR";
+    pub const MAP_SLOTS_FAR: &str = "NETOBS_SLOTS_HI";
     /// Memory-mappable array of [`Record`](super::Record).
     pub const MAP_COUNTERS: &str = "NETOBS_COUNTERS";
     /// Array: slot to [`SlotOwner`](super::SlotOwner). Written by user space only.

@@ -19,7 +19,7 @@ static NETOBS_CPUS: Global<u32> = Global::new(1);
 static NETOBS_SLOTS: Array<u32, 65536> = Array::new();
 
 #[btf_map]
-static NETOBS_SLOTS_FAR: HashMap<u32, u32, 4096> = HashMap::new();
+static NETOBS_SLOTS_HI: HashMap<u32, u32, 4096> = HashMap::new();
 
 #[btf_map]
 static NETOBS_COUNTERS: Array<Record, 1, BPF_F_MMAPABLE> = Array::new();
@@ -49,7 +49,7 @@ pub fn slot_entry(ifindex: u32) -> u32 {
 #[inline(always)]
 fn far_slot_entry(ifindex: u32) -> u32 {
     // SAFETY: an entry is one aligned u32, read once.
-    unsafe { NETOBS_SLOTS_FAR.get(ifindex) }.map_or(0, |entry| *entry)
+    unsafe { NETOBS_SLOTS_HI.get(ifindex) }.map_or(0, |entry| *entry)
 }
 
 /// The record at `index`, for this CPU alone while the program runs.

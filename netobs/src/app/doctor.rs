@@ -113,7 +113,7 @@ fn capabilities() -> Check {
     bad(
         "capabilities",
         format!("missing {}", names.join(", ")),
-        format!("netobs cannot {}; {}", lost.join(", nor "), privilege::HOW),
+        format!("netobs cannot {}", lost.join(", nor ")),
     )
 }
 

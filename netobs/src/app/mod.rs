@@ -114,12 +114,13 @@ fn explain(error: anyhow::Error) -> Failure {
             ),
         );
     }
-    Failure::new(
+    let failure = Failure::from(error);
+    Failure::words(
         Cause::NotPermitted,
-        error.context(format!(
-            "not permitted: missing {}; {}",
+        format!(
+            "not permitted: {failure}; missing {}; {}",
             missing.join(", "),
             privilege::HOW
-        )),
+        ),
     )
 }

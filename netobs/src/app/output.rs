@@ -17,7 +17,8 @@ const WAITING: usize = 4;
 /// The way to standard output.
 pub(super) struct Output {
     frames: mpsc::Sender<Bytes>,
-    ended: oneshot::Receiver<io::Result<()>>,
+    /// `None` once it has told its result.
+    ended: Option<oneshot::Receiver<io::Result<()>>>,
 }
 
 impl Output {
@@ -38,7 +39,10 @@ impl Output {
             // Nobody listens when the main task has failed by itself.
             let _ = end.send(result);
         });
-        Self { frames, ended }
+        Self {
+            frames,
+            ended: Some(ended),
+        }
     }
 
     /// Hands a frame over; `false` once output has ended.
@@ -46,15 +50,22 @@ impl Output {
         self.frames.send(frame).await.is_ok()
     }
 
-    /// Returns when output has ended by itself.
-    pub(super) async fn ended(&mut self) -> io::Result<()> {
-        (&mut self.ended).await.unwrap_or(Ok(()))
+    /// Returns when output has ended by itself: never well, but a broken pipe
+    /// is no failure.
+    pub(super) async fn ended(&mut self) -> Result<(), Failure> {
+        let Some(ended) = &mut self.ended else {
+            return Ok(());
+        };
+        let result = ended.await;
+        self.ended = None;
+        finish(result.unwrap_or(Ok(())))
     }
 
     /// Waits until everything is written.
-    pub(super) async fn close(self) -> Result<(), Failure> {
-        drop(self.frames);
-        finish(self.ended.await.unwrap_or(Ok(())))
+    pub(super) async fn close(mut self) -> Result<(), Failure> {
+        // Without a sender left the thread writes what waits and ends.
+        self.frames = mpsc::channel(1).0;
+        self.ended().await
     }
 }
 

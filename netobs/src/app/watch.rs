@@ -104,7 +104,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
         tokio::select! {
             biased;
             () = signals.any() => break Ok(()),
-            ended = output.ended() => break output::finish(ended).map(|()| ()),
+            ended = output.ended() => break ended,
             Some(event) = events.next() => {
                 run.event(&event);
                 // What happened together is looked at together.
@@ -129,7 +129,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
                     Err(error) => break Err(error),
                 };
                 if !output.send(frame).await {
-                    break output::finish(output.ended().await);
+                    break output.ended().await;
                 }
                 if let Some(left) = &mut left {
                     *left -= 1;

@@ -72,21 +72,24 @@ impl Address {
         ))
     }
 
-    fn connect(&self) -> Result<Docker, Update> {
-        let url = match self {
-            Self::Given(url) => url.clone(),
-            Self::Usual => match SOCKETS.iter().find(|path| Path::new(path).exists()) {
-                Some(path) => format!("unix://{path}"),
-                None => return Err(Update::Absent),
-            },
-        };
-        let seconds = TIMEOUT.as_secs();
-        let connected = if url.starts_with("unix://") {
-            Docker::connect_with_unix(&url, seconds, API_DEFAULT_VERSION)
-        } else {
-            Docker::connect_with_http(&url, seconds, API_DEFAULT_VERSION)
-        };
-        connected.map_err(|error| Update::Trouble(format!("{url}: {error}")))
+    /// The URL to try; `None` where no engine is told of and none is found.
+    fn url(&self) -> Option<String> {
+        match self {
+            Self::Given(url) => Some(url.clone()),
+            Self::Usual => SOCKETS
+                .iter()
+                .find(|path| Path::new(path).exists())
+                .map(|path| format!("unix://{path}")),
+        }
+    }
+}
+
+fn connect(url: &str) -> Result<Docker, bollard::errors::Error> {
+    let seconds = TIMEOUT.as_secs();
+    if url.starts_with("unix://") {
+        Docker::connect_with_unix(url, seconds, API_DEFAULT_VERSION)
+    } else {
+        Docker::connect_with_http(url, seconds, API_DEFAULT_VERSION)
     }
 }
 
@@ -98,8 +101,12 @@ pub fn follow(address: Address) -> mpsc::Receiver<Update> {
     tokio::spawn(async move {
         let mut said = None;
         loop {
-            let Err(update) = session(&address, &send).await else {
-                return;
+            let update = match address.url() {
+                None => Update::Absent,
+                Some(url) => match session(&url, &send).await {
+                    Ok(()) => return,
+                    Err(why) => Update::Trouble(format!("{url}: {why}")),
+                },
             };
             // The same trouble is told once.
             let text = format!("{update:?}");
@@ -116,8 +123,8 @@ pub fn follow(address: Address) -> mpsc::Receiver<Update> {
 }
 
 /// Follows one connection until it breaks; `Ok` when nobody listens any more.
-async fn session(address: &Address, send: &mpsc::Sender<Update>) -> Result<(), Update> {
-    let docker = address.connect()?;
+async fn session(url: &str, send: &mpsc::Sender<Update>) -> Result<(), String> {
+    let docker = connect(url).map_err(trouble)?;
     let docker = docker.negotiate_version().await.map_err(trouble)?;
     let version = docker.version().await.map_err(trouble)?;
     let runtime = if version
@@ -152,9 +159,7 @@ async fn session(address: &Address, send: &mpsc::Sender<Update>) -> Result<(), U
                 () = send.closed() => return Ok(()),
             };
             let event = event
-                .ok_or_else(|| {
-                    Update::Trouble("the engine closed the stream of events".to_owned())
-                })?
+                .ok_or("the engine closed the stream of events")?
                 .map_err(trouble)?;
             if known.concerns(
                 event.typ,
@@ -176,7 +181,8 @@ async fn session(address: &Address, send: &mpsc::Sender<Update>) -> Result<(), U
     }
 }
 
-fn trouble(error: bollard::errors::Error) -> Update {
+/// The chain of reasons, each once.
+fn trouble(error: bollard::errors::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -186,7 +192,7 @@ fn trouble(error: bollard::errors::Error) -> Update {
         }
         source = cause.source();
     }
-    Update::Trouble(text)
+    text
 }
 
 /// What is known of containers, so that only new and changed ones are asked for.
