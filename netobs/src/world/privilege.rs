@@ -34,10 +34,15 @@ pub const NEEDS: [Need; 5] = [
     },
 ];
 
-/// Whether this process has `capability` in effect.
+/// Whether this process has `capability` in effect. CAP_SYS_ADMIN includes the
+/// two that were split from it.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/linux/capability.h>
 #[must_use]
 pub fn has(capability: Capability) -> bool {
-    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+    let effective =
+        |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    let split = matches!(capability, Capability::CAP_BPF | Capability::CAP_PERFMON);
+    effective(capability) || (split && effective(Capability::CAP_SYS_ADMIN))
 }
 
 /// The needs that are not met.
