@@ -4,14 +4,7 @@
 //! what is new in a later one was left behind. As plain lines it can be taken
 //! by a privileged helper and compared elsewhere.
 
-use std::{
-    collections::BTreeSet,
-    env, fmt, fs,
-    path::Path,
-    process::Command,
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, env, fmt, fs, path::Path, process::Command, str::FromStr};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -56,20 +49,6 @@ impl Snapshot {
     /// What is here and was not there `before`.
     pub fn since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
-    }
-
-    /// Looks around until nothing is left that was not there `before`: the
-    /// kernel takes programs and namespaces down in the background. Gives
-    /// what is still there when the time is up.
-    pub fn settle(before: &Self, timeout: Duration) -> anyhow::Result<Vec<String>> {
-        let end = Instant::now() + timeout;
-        loop {
-            let left = Self::take()?.since(before);
-            if left.is_empty() || Instant::now() >= end {
-                return Ok(left);
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
     }
 }
 
