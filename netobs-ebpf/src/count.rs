@@ -1,7 +1,7 @@
 //! Counts one packet.
 
 use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::TcContext};
-use aya_log_ebpf::{debug, warn};
+use aya_log_ebpf::{debug, info, warn};
 use netobs_common::{Cell, Record, SlotEntry, TCP_FIN, TCP_RST, TCP_SYN, record_index};
 
 use crate::{
@@ -39,7 +39,7 @@ pub fn packet(ctx: &TcContext, egress: u32) {
         add_group(ctx, record);
     }
     if frame.cut() {
-        debug!(
+        info!(
             ctx,
             "interface {}: a header of class {} ends after {} bytes",
             ifindex,

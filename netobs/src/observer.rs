@@ -232,6 +232,18 @@ impl Observer {
             .retain(|key, _| self.observed.keys().any(|spot| spot.scope == *key));
     }
 
+    /// Why nothing at all could be attached, where that is so.
+    #[must_use]
+    pub fn nothing_works(&self) -> Option<&str> {
+        if !self.observed.is_empty() {
+            return None;
+        }
+        self.failed
+            .values()
+            .next()
+            .map(|(reason, _)| reason.as_str())
+    }
+
     fn standing(&self, spot: Spot, owner: NsKey, interface: &Interface) -> Standing {
         let Some(observed) = self.observed.get(&spot) else {
             return Standing::New;

@@ -109,8 +109,9 @@ fn explain(error: anyhow::Error) -> Failure {
         return Failure::new(
             Cause::Kernel,
             error.context(
-                "the kernel does not take the programs (netobs needs eBPF with BTF-typed maps and \
-                 memory-mapped arrays, Linux 5.5; `netobs doctor` tells what is there)",
+                "the kernel lacks what netobs needs: eBPF with memory-mapped arrays (since Linux 5.5) \
+                 and TC hooks by TCX (6.6) or clsact (4.5, CONFIG_NET_CLS_BPF and \
+                 CONFIG_NET_SCH_INGRESS); `netobs doctor` tells what is there",
             ),
         );
     }

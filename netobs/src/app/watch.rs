@@ -84,6 +84,9 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
         config,
     };
     run.look(Depth::Periodic).await?;
+    if let Some(reason) = run.observer.nothing_works() {
+        return Err(explain(anyhow::anyhow!("attach to interfaces: {reason}")));
+    }
 
     let mut output = Output::start();
     let mut signals = Signals::new()?;

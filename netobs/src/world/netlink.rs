@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::Stream};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, Stats64},
     nsid::{NsidAttribute, NsidMessage},
@@ -192,7 +192,12 @@ fn link_event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent>
     match message.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_)) => Some(LinkEvent::Changed),
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
-            Some(LinkEvent::Gone(message.header.index))
+            // A port that leaves its bridge is "deleted" in the bridge's family.
+            if message.header.interface_family == AddressFamily::Bridge {
+                Some(LinkEvent::Changed)
+            } else {
+                Some(LinkEvent::Gone(message.header.index))
+            }
         }
         NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
         _ => None,
