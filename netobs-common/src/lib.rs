@@ -174,6 +174,13 @@ impl SlotEntry {
         egress ^ 1 ^ (self.0 >> 31)
     }
 
+    /// Whether the interface is observed from inside its namespace.
+    #[must_use]
+    #[inline(always)]
+    pub const fn inside(self) -> bool {
+        self.0 & Self::INSIDE != 0
+    }
+
     /// Whether frames start with an IP header.
     #[must_use]
     #[inline(always)]

@@ -9,6 +9,13 @@ use crate::{
     maps,
 };
 
+/// What a namespace sends to a group that it has joined itself, the kernel
+/// hands back to it as received on the same interface, without a link-layer
+/// header. It never was on the interface, nor do the interface's counters have
+/// it. (`PACKET_LOOPBACK`; `dev_loopback_xmit()`)
+/// <https://github.com/torvalds/linux/blob/v6.18/net/core/dev.c>
+const PACKET_LOOPBACK: u32 = 5;
+
 /// Adds the packet of `ctx` to the record of its interface and direction.
 /// `egress` is 1 on the egress hook, 0 on the ingress hook.
 ///
@@ -24,6 +31,10 @@ pub fn packet(ctx: &TcContext, egress: u32) {
         no_slot(ctx, ifindex);
         return;
     };
+    // SAFETY: as above.
+    if egress == 0 && entry.inside() && unsafe { (*skb).pkt_type } == PACKET_LOOPBACK {
+        return;
+    }
     // SAFETY: as above.
     let frame = unsafe { frame::read(skb, entry.no_ethernet(), gso_segs > 1) };
 

@@ -169,7 +169,7 @@ pub enum OutputArg {
     Table,
     /// For scripts: one object per line
     Json,
-    /// For spreadsheets: a header, then one line per namespace (list: per interface)
+    /// RFC 4180: a header, then one line per namespace (list: per interface)
     Csv,
 }
 

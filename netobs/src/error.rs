@@ -68,9 +68,19 @@ impl From<anyhow::Error> for Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each layer once: some libraries repeat their cause in their own text.
+        Chain(&self.error).fmt(f)
+    }
+}
+
+/// A chain of reasons on one line, each of them once: some libraries repeat
+/// their cause in their own text.
+#[derive(Debug)]
+pub struct Chain<'a>(pub &'a anyhow::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = String::new();
-        for (depth, cause) in self.error.chain().enumerate() {
+        for (depth, cause) in self.0.chain().enumerate() {
             let text = cause.to_string();
             if said.contains(&text) {
                 continue;

@@ -62,13 +62,11 @@ pub(super) async fn run(config: config::Doctor) -> Result<(), Failure> {
     if hook != "none" {
         return Ok(());
     }
-    if privilege::missing().next().is_some() {
-        return Err(Failure::words(Cause::NotPermitted, privilege::HOW));
-    }
-    Err(Failure::words(
-        Cause::Kernel,
-        "this kernel cannot run netobs: see above",
-    ))
+    Err(
+        super::not_permitted(&"the checks above").unwrap_or_else(|| {
+            Failure::words(Cause::Kernel, "this kernel cannot run netobs: see above")
+        }),
+    )
 }
 
 fn ok(name: &str, found: impl Into<String>) -> Check {

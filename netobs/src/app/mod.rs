@@ -15,7 +15,7 @@ use log::LevelFilter;
 use crate::{
     cli::{Cli, Command},
     config,
-    error::{Cause, Failure},
+    error::{Cause, Chain, Failure},
     model::sample::Host,
     world::{privilege, text},
 };
@@ -102,26 +102,29 @@ fn host() -> Host {
 /// Why loading or attaching failed, as an exit code: a capability that is
 /// missing, or a kernel that cannot.
 fn explain(error: anyhow::Error) -> Failure {
-    let missing: Vec<String> = privilege::missing()
-        .map(|need| format!("{} (to {})", need.capability, need.purpose))
-        .collect();
-    if missing.is_empty() {
-        return Failure::new(
+    not_permitted(&Chain(&error)).unwrap_or_else(|| {
+        Failure::new(
             Cause::Kernel,
             error.context(
                 "the kernel lacks what netobs needs: eBPF with memory-mapped arrays (since Linux 5.5) \
                  and TC hooks by TCX (6.6) or clsact (4.5, CONFIG_NET_CLS_BPF and \
                  CONFIG_NET_SCH_INGRESS); `netobs doctor` tells what is there",
             ),
-        );
+        )
+    })
+}
+
+/// Names the capabilities that are missing, where any are.
+fn not_permitted(what: &dyn std::fmt::Display) -> Option<Failure> {
+    let missing: Vec<String> = privilege::missing()
+        .map(|need| format!("{} (to {})", need.capability, need.purpose))
+        .collect();
+    if missing.is_empty() {
+        return None;
     }
-    let failure = Failure::from(error);
-    Failure::words(
+    let (missing, how) = (missing.join(", "), privilege::HOW);
+    Some(Failure::words(
         Cause::NotPermitted,
-        format!(
-            "not permitted: {failure}; missing {}; {}",
-            missing.join(", "),
-            privilege::HOW
-        ),
-    )
+        format!("not permitted: {what}; missing {missing}; {how}"),
+    ))
 }
