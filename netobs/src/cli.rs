@@ -129,6 +129,11 @@ pub struct WatchArgs {
     /// [default: what 64 MiB hold, from 256 to 4096]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_INTERFACES")]
     pub max_interfaces: Option<u32>,
+    /// Leave /sys/kernel/rcu_expedited alone. Without this netobs sets it for the moment in which it
+    /// attaches to many interfaces at once, which else hold up the host's link operations, and puts
+    /// it back
+    #[arg(long, env = "NETOBS_NO_EXPEDITE")]
+    pub no_expedite: bool,
 }
 
 /// `netobs list`.

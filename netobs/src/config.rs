@@ -75,6 +75,8 @@ pub struct Watch {
     pub format: Format,
     /// Interfaces to make room for; `None` for what fits.
     pub max_interfaces: Option<u32>,
+    /// Shorten RCU grace periods while many programs come or go.
+    pub expedite: bool,
 }
 
 /// `netobs list`.
@@ -178,6 +180,7 @@ impl Watch {
             once: args.once,
             format: args.output.into(),
             max_interfaces: args.max_interfaces,
+            expedite: !args.no_expedite,
         })
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         counters::{Counters, Directions, KernelCounters},
         sample::{self, Hook, Kind, NsKey, Sample, State, Warning},
     },
-    world::{gather::Machine, netlink::CountersByIndex, netns},
+    world::{gather::Machine, netlink::CountersByIndex, netns, rcu::Expedited},
 };
 
 /// Slots of a copy of the programs for the inside of one namespace.
@@ -47,6 +47,8 @@ pub struct Settings {
     pub max_interfaces: Option<u32>,
     /// Which rows to observe.
     pub selection: Selection,
+    /// Shorten RCU grace periods while many programs come or go.
+    pub expedite: bool,
 }
 
 /// Where programs hang: interface indexes mean something only with the
@@ -68,6 +70,9 @@ struct Observed {
     /// The kernel's counters as read last, namespace's directions.
     kernel: Option<Directions<KernelCounters>>,
 }
+
+/// From so many interfaces at once on, grace periods are worth shortening.
+const MANY: usize = 4;
 
 /// How an interface that is wanted relates to what is observed at its spot.
 enum Standing {
@@ -182,6 +187,10 @@ impl Observer {
             .filter(|spot| !wanted.contains_key(spot))
             .copied()
             .collect();
+        let coming = wanted
+            .keys()
+            .filter(|spot| !self.observed.contains_key(spot) && !self.failed.contains_key(spot));
+        let _expedited = self.expedited(coming.count() + unwanted.len());
         for spot in unwanted {
             let alive = machine.path_of(spot.scope).is_some();
             self.release(spot, machine, !alive).await;
@@ -242,6 +251,11 @@ impl Observer {
             .values()
             .next()
             .map(|(reason, _)| reason.as_str())
+    }
+
+    /// For the time in which `count` interfaces come or go.
+    fn expedited(&self, count: usize) -> Option<Expedited> {
+        (self.settings.expedite && count >= MANY).then(Expedited::begin)?
     }
 
     fn standing(&self, spot: Spot, owner: NsKey, interface: &Interface) -> Standing {
@@ -632,6 +646,7 @@ impl Observer {
     /// Takes everything off.
     pub async fn shut_down(mut self, machine: &Machine) {
         let spots: Vec<Spot> = self.observed.keys().copied().collect();
+        let _expedited = self.expedited(spots.len());
         for spot in spots {
             let ended = machine.path_of(spot.scope).is_none();
             self.release(spot, machine, ended).await;

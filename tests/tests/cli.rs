@@ -374,3 +374,22 @@ fn doctor_finds_what_is_there_and_touches_nothing() -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn many_interfaces_attach_at_once_and_grace_periods_are_as_before() -> anyhow::Result<()> {
+    const FILE: &str = "/sys/kernel/rcu_expedited";
+    let lab = Lab::new()?;
+    for n in 0..10 {
+        lab.shell(&format!("ip link add va{n} type veth peer name vb{n}"))?;
+    }
+    let before = std::fs::read_to_string(FILE)?;
+    for flag in [&[][..], &["--no-expedite"]] {
+        let output = netobs(&lab, &[&["watch", "--once", "-o", "json"], flag].concat())?;
+        let sample: Value = serde_json::from_str(&output.stdout)?;
+        assert!((0..10).all(|n| observes(&sample, "host", &format!("vb{n}"))));
+    }
+    // Another test's netobs may have set it this moment.
+    netobs_tests::poll_until(SOON, "the old value", || {
+        Ok((std::fs::read_to_string(FILE)? == before).then_some(()))
+    })
+}

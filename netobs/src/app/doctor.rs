@@ -20,7 +20,7 @@ use crate::{
         engine::{self, Update},
         gather::{Depth, Machine},
         netlink::Netlink,
-        netns, privilege,
+        netns, privilege, rcu,
     },
 };
 
@@ -41,6 +41,7 @@ pub(super) async fn run(config: config::Doctor) -> Result<(), Failure> {
             "netobs cannot count anything".to_owned(),
         )),
     }
+    checks.push(expedite());
     let mut machine = Machine::open()?;
     checks.push(engine_check(&config, &mut machine).await);
     let chains = chains(&mut machine).await?;
@@ -124,6 +125,20 @@ fn btf() -> Check {
         format!("{BTF} is not there (kernels since 5.4 have it with CONFIG_DEBUG_INFO_BTF)"),
         "counting works; readers of the maps do not see field names".to_owned(),
     )
+}
+
+fn expedite() -> Check {
+    match rcu::obstacle() {
+        Ok(()) => ok(
+            "rcu",
+            "attaching to many interfaces at once sets rcu_expedited for that moment",
+        ),
+        Err(why) => limited(
+            "rcu",
+            why,
+            "attaching takes about 9 ms for each direction of each interface".to_owned(),
+        ),
+    }
 }
 
 /// Attaches to the loopback interface of a new namespace, both ways.

@@ -61,6 +61,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
             tc_mode: config.common.tc_mode,
             max_interfaces: config.max_interfaces,
             selection: config.scope.selection.clone(),
+            expedite: config.expedite,
         },
         machine.host_key(),
     )

@@ -5,5 +5,6 @@ pub mod gather;
 pub mod netlink;
 pub mod netns;
 pub mod privilege;
+pub mod rcu;
 pub mod scan;
 pub mod text;
