@@ -9,6 +9,7 @@ use aya::programs::{
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
 use netobs_common::names;
+use nix::libc::EEXIST;
 
 use super::object::Programs;
 use crate::{config::TcMode, model::sample::Hook};
@@ -118,6 +119,8 @@ fn add_clsact(interface: &str) -> anyhow::Result<bool> {
     match tc::qdisc_add_clsact(interface) {
         Ok(()) => Ok(true),
         Err(TcError::AlreadyAttached) => Ok(false),
+        // What the kernel says of a qdisc that is there.
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(EEXIST) => Ok(false),
         Err(error) => Err(error).context("add a clsact qdisc"),
     }
 }
