@@ -1,0 +1,213 @@
+//! What starts, ends, is renamed and comes back while netobs watches.
+
+#[expect(
+    clippy::allow_attributes,
+    reason = "the lint cannot tell: what one test leaves unused another one needs"
+)]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod common;
+
+use common::{Link, Watch, count, growth, namespace, observes, parsed, ping, rows, warnings};
+use netobs_tests::{Lab, image};
+use serde_json::Value;
+
+/// Every sample that shows this row.
+fn shown(samples: &[Value], name: &str) -> Vec<Value> {
+    samples
+        .iter()
+        .flat_map(|sample| rows(sample, name))
+        .cloned()
+        .collect()
+}
+
+/// Up until the end, gone exactly once, and its totals never fall.
+#[track_caller]
+fn ends_well(samples: &[Value], name: &str) -> Value {
+    let all = shown(samples, name);
+    let (last, before) = all.split_last().unwrap_or_else(|| panic!("no row {name}"));
+    assert_eq!(last["state"], "gone", "{name}: {last}");
+    for row in before {
+        assert_eq!(row["state"], "up", "{name}: {row}");
+    }
+    for pair in all.windows(2) {
+        for direction in ["rx", "tx"] {
+            growth(&pair[0][direction], &pair[1][direction]);
+        }
+    }
+    last.clone()
+}
+
+fn icmp(row: &Value, direction: &str) -> u64 {
+    count(&row[direction]["ipv4"]["icmp"], "packets")
+}
+
+#[test]
+fn containers_appear_count_exactly_and_end_with_their_last_totals() -> anyhow::Result<()> {
+    let lab = Lab::with_docker()?;
+    let target = lab.run_container("target", &[], &[])?;
+    let address = target.address()?;
+    let mut watch = Watch::start(&lab, &[])?;
+
+    let guest = lab.run_container("guest", &[], &[])?;
+    watch.until("the new row", |sample| observes(sample, "guest", "eth0"))?;
+    ping(&lab, &guest.netns(), &address, &["-c13"])?;
+    let link = [Link::new("guest", &guest.netns(), "eth0")];
+    let rest = watch.at_rest(&lab, &link)?;
+    rest.reconciles();
+    let row = namespace(&rest.sample, "guest");
+    assert_eq!((icmp(row, "tx"), icmp(row, "rx")), (13, 13));
+    assert_eq!(row["members"][0]["id"], guest.id());
+    lab.docker(["stop", "guest"]).text()?;
+    watch.until("the last line", |sample| {
+        rows(sample, "guest")
+            .iter()
+            .any(|row| row["state"] == "gone")
+    })?;
+
+    // Back again: another namespace with the same name.
+    lab.docker(["start", "guest"]).text()?;
+    let sample = watch.until("the row again", |sample| observes(sample, "guest", "eth0"))?;
+    assert_ne!(namespace(&sample, "guest")["cookie"], row["cookie"]);
+    let samples = watch.samples()?;
+    let cookie = &row["cookie"];
+    let first: Vec<Value> = shown(&samples, "guest")
+        .into_iter()
+        .filter(|row| row["cookie"] == *cookie)
+        .collect();
+    let last = first.last().expect("a last line");
+    assert_eq!(last["state"], "gone");
+    assert_eq!((icmp(last, "tx"), icmp(last, "rx")), (13, 13), "{last}");
+    assert_eq!(first.iter().filter(|row| row["state"] == "gone").count(), 1);
+    watch.end()?;
+    Ok(())
+}
+
+/// Gone before anybody could look twice, yet neither unnamed nor uncounted.
+#[test]
+fn a_container_of_a_moment_and_ten_in_a_row_are_all_counted() -> anyhow::Result<()> {
+    let lab = Lab::with_docker()?;
+    let target = lab.run_container("target", &[], &[])?;
+    let address = target.address()?;
+    let mut watch = Watch::start(&lab, &[])?;
+    let script = format!("ping -q -c4 -i0.05 -W5 {address} && sleep 0.1");
+    let mut names = vec!["moment".to_owned()];
+    names.extend((0..10).map(|number| format!("row{number}")));
+    for name in &names {
+        let run = [
+            "run",
+            "--rm",
+            "--name",
+            name,
+            image::NAME,
+            "sh",
+            "-c",
+            &script,
+        ];
+        lab.docker(run).text()?;
+    }
+    let last = &names[10];
+    watch.until("the last one's end", |sample| {
+        rows(sample, last).iter().any(|row| row["state"] == "gone")
+    })?;
+    let output = watch.end()?;
+    let lines: Vec<String> = output.stdout.lines().map(str::to_owned).collect();
+    let samples = parsed(&lines)?;
+    for name in &names {
+        let row = ends_well(&samples, name);
+        for direction in ["rx", "tx"] {
+            // It pings from its first moment on: what has no class was there
+            // before we were, 98 bytes each, and is told.
+            let missing = 4 - icmp(&row, direction);
+            let before = &row["interfaces"][0]["before_attach"][direction];
+            assert!(count(before, "packets") >= missing, "{name}: {row}");
+            assert!(count(before, "bytes") >= 98 * missing, "{name}: {row}");
+        }
+        assert_eq!(row["kind"], "container", "{name}: {row}");
+    }
+    // Nothing else ended: no row under a passing name.
+    let gone = samples
+        .iter()
+        .flat_map(|sample| sample["namespaces"].as_array())
+        .flatten();
+    let gone: Vec<&Value> = gone.filter(|row| row["state"] == "gone").collect();
+    let unknown: Vec<&&Value> = gone
+        .iter()
+        .filter(|row| names.iter().all(|name| row["name"] != **name))
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    Ok(())
+}
+
+#[test]
+fn a_new_name_is_shown_without_losing_the_totals() -> anyhow::Result<()> {
+    let lab = Lab::with_docker()?;
+    let target = lab.run_container("target", &[], &[])?;
+    let guest = lab.run_container("before", &[], &[])?;
+    let mut watch = Watch::start(&lab, &[])?;
+    ping(&lab, &guest.netns(), &target.address()?, &["-c6"])?;
+    let rest = watch.at_rest(&lab, &[Link::new("before", &guest.netns(), "eth0")])?;
+    let old = namespace(&rest.sample, "before").clone();
+    lab.docker(["rename", "before", "after"]).text()?;
+    let sample = watch.until("the new name", |sample| !rows(sample, "after").is_empty())?;
+    let new = namespace(&sample, "after");
+    assert_eq!(new["cookie"], old["cookie"]);
+    assert_eq!(new["state"], "up");
+    assert_eq!((icmp(new, "tx"), icmp(new, "rx")), (6, 6));
+    assert!(rows(&sample, "before").is_empty());
+    let samples = watch.samples()?;
+    assert!(
+        shown(&samples, "before")
+            .iter()
+            .all(|row| row["state"] == "up")
+    );
+    watch.end()?;
+    Ok(())
+}
+
+/// The engine may go: the kernel goes on counting, and so does netobs, under
+/// the names it knows.
+#[test]
+fn names_and_counts_survive_an_engine_that_stops_and_one_that_is_killed() -> anyhow::Result<()> {
+    let lab = Lab::builder()
+        .docker()
+        .dockerd_arg("--live-restore")
+        .start()?;
+    let target = lab.run_container("target", &[], &[])?;
+    let guest = lab.run_container("guest", &[], &[])?;
+    let (netns, address) = (guest.netns(), target.address()?);
+    let mut watch = Watch::start(&lab, &[])?;
+    let link = [Link::new("guest", &netns, "eth0")];
+    let mut pings = 0;
+    let unreachable = |sample: &Value| warnings(sample, "engine_unreachable").len();
+    for kill in [false, true] {
+        match kill {
+            true => lab.kill_docker()?,
+            false => lab.stop_docker()?,
+        }
+        let sample = watch.until("the warning", |sample| unreachable(sample) == 1)?;
+        assert!(observes(&sample, "guest", "eth0"), "{sample}");
+        ping(&lab, &netns, &address, &["-c5"])?;
+        pings += 5;
+        let rest = watch.at_rest(&lab, &link)?;
+        rest.reconciles();
+        let row = namespace(&rest.sample, "guest");
+        assert_eq!((icmp(row, "tx"), icmp(row, "rx")), (pings, pings));
+        assert_eq!(row["kind"], "container");
+
+        lab.start_docker()?;
+        let sample = watch.until("the end of the warning", |sample| unreachable(sample) == 0)?;
+        assert!(observes(&sample, "guest", "eth0"), "{sample}");
+        // What starts from now on has its name again.
+        let name = if kill { "later" } else { "next" };
+        lab.run_container(name, &[], &[])?;
+        watch.until("a row that is new", |sample| observes(sample, name, "eth0"))?;
+    }
+    let samples = watch.samples()?;
+    assert!(
+        shown(&samples, "guest")
+            .iter()
+            .all(|row| row["state"] == "up")
+    );
+    watch.end()?;
+    Ok(())
+}
