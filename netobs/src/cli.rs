@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 
 /// Observe network namespaces: who sends and receives what, container by container.
 #[derive(Debug, Parser)]
@@ -49,8 +49,8 @@ pub struct Global {
         env = "NETOBS_COLOR"
     )]
     pub color: ColorArg,
-    /// Log to standard error: -v what happens, -vv details and the eBPF programs' own messages
-    /// (RUST_LOG works too)
+    /// Log to standard error: -v what happens, with the eBPF programs' own messages, -vv details, -vvv
+    /// the libraries too (RUST_LOG works as well)
     #[arg(short, long, global = true, action = ArgAction::Count, env = "NETOBS_VERBOSE")]
     pub verbose: u8,
 }
@@ -91,13 +91,13 @@ pub struct SelectArgs {
     )]
     pub exclude: Vec<String>,
     /// Every namespace found, also those without a connection to this one
-    #[arg(long, env = "NETOBS_ALL")]
+    #[arg(long, env = "NETOBS_ALL", value_parser = FalseyValueParser::new())]
     pub all: bool,
     /// Loopback interfaces too
-    #[arg(long, env = "NETOBS_LOOPBACK")]
+    #[arg(long, env = "NETOBS_LOOPBACK", value_parser = FalseyValueParser::new())]
     pub loopback: bool,
     /// Exit with 5 when some namespace could not be observed fully
-    #[arg(long, env = "NETOBS_STRICT")]
+    #[arg(long, env = "NETOBS_STRICT", value_parser = FalseyValueParser::new())]
     pub strict: bool,
 }
 
@@ -114,7 +114,7 @@ pub struct WatchArgs {
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), env = "NETOBS_COUNT")]
     pub count: Option<u64>,
     /// Print the first sample at once, without waiting for an interval
-    #[arg(long, env = "NETOBS_ONCE")]
+    #[arg(long, env = "NETOBS_ONCE", value_parser = FalseyValueParser::new())]
     pub once: bool,
     /// Output format; json is one object per line and sample
     #[arg(
@@ -132,7 +132,7 @@ pub struct WatchArgs {
     /// Leave /sys/kernel/rcu_expedited alone. Without this netobs sets it for the moment in which it
     /// attaches to many interfaces at once, which else hold up the host's link operations, and puts
     /// it back
-    #[arg(long, env = "NETOBS_NO_EXPEDITE")]
+    #[arg(long, env = "NETOBS_NO_EXPEDITE", value_parser = FalseyValueParser::new())]
     pub no_expedite: bool,
 }
 
@@ -162,7 +162,7 @@ pub struct DoctorArgs {
         long,
         value_enum,
         default_value = "table",
-        env = "NETOBS_OUTPUT"
+        env = "NETOBS_DOCTOR_OUTPUT"
     )]
     pub output: DoctorOutputArg,
 }

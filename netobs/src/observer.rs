@@ -13,6 +13,7 @@ use crate::{
     bpf::{
         attach::{self, Attached},
         object::{Capacity, Programs},
+        qdisc,
     },
     config::TcMode,
     inventory::{
@@ -27,14 +28,17 @@ use crate::{
     world::{gather::Machine, netlink::CountersByIndex, netns, rcu::Expedited},
 };
 
-/// Slots of a copy of the programs for the inside of one namespace.
-const INSIDE_SLOTS: u32 = 64;
+/// Slots of a copy of the programs for the inside of one namespace, unless the
+/// user says how many.
+const INSIDE_SLOTS: u32 = 256;
 /// Interfaces of a namespace that have ended and are still listed when the
 /// namespace ends; older ones remain in its totals.
 const REMEMBERED: usize = 8;
 
 /// After this time what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long an engine has to tell the name of a new container.
+const UNNAMED: Duration = Duration::from_secs(5);
 /// How long a namespace keeps the name of its last container.
 const ORPHAN: Duration = Duration::from_secs(5);
 
@@ -123,6 +127,12 @@ pub struct Observer {
     observed: HashMap<Spot, Observed>,
     /// Why attaching failed, and when.
     failed: HashMap<Spot, (String, Instant)>,
+    /// Interfaces that found no slot.
+    turned_away: HashSet<Spot>,
+    /// Interfaces that have a clsact qdisc of ours and no filter.
+    made_qdiscs: HashSet<Spot>,
+    /// Since when namespaces are there; `None` for longer than we.
+    born: HashMap<NsKey, Option<Instant>>,
     /// Since when namespaces have had no container that had one.
     orphaned: HashMap<NsKey, Instant>,
     past: HashMap<NsKey, Past>,
@@ -143,6 +153,9 @@ impl Observer {
             inside: HashMap::new(),
             observed: HashMap::new(),
             failed: HashMap::new(),
+            turned_away: HashSet::new(),
+            made_qdiscs: HashSet::new(),
+            born: HashMap::new(),
             orphaned: HashMap::new(),
             past: HashMap::new(),
             rows: BTreeMap::new(),
@@ -159,16 +172,20 @@ impl Observer {
             ifindex,
         };
         self.failed.remove(&spot);
+        self.turned_away.remove(&spot);
+        self.made_qdiscs.remove(&spot);
         self.retire(spot, true);
     }
 
     /// Attaches to what is new in `rows` and lets go of what is not there any
     /// more. What failed is tried again after a while.
-    pub async fn apply(&mut self, rows: Vec<Row>, machine: &Machine, now: SystemTime) {
+    pub async fn apply(&mut self, rows: Vec<Row>, machine: &Machine) {
+        self.note_births(&rows);
         let mut named = BTreeMap::new();
         for row in rows {
             let row = self.still_known(row);
-            if self.settings.selection.may_include(&row) {
+            let selection = &self.settings.selection;
+            if selection.includes(&row) || (self.is_young(row.key) && selection.may_include(&row)) {
                 named.insert(row.key, row);
             }
         }
@@ -217,7 +234,7 @@ impl Observer {
                 observed.interface = interface.clone();
             } else if !self.failed.contains_key(&spot) {
                 let name = interface.place.name();
-                match self.observe(spot, owner, interface, machine, now) {
+                match self.observe(spot, owner, interface, machine) {
                     Ok(observed) => {
                         info!("observing {name} ({})", observed.attached.hook.as_str());
                         self.observed.insert(spot, observed);
@@ -270,6 +287,22 @@ impl Observer {
         }
     }
 
+    /// Notes which namespaces are new. Those of the first look are not: their
+    /// containers' names are known by then.
+    fn note_births(&mut self, rows: &[Row]) {
+        let born = (!self.born.is_empty()).then(Instant::now);
+        let present: HashSet<NsKey> = rows.iter().map(|row| row.key).collect();
+        self.born.retain(|key, _| present.contains(key));
+        for key in present {
+            self.born.entry(key).or_insert(born);
+        }
+    }
+
+    fn is_young(&self, key: NsKey) -> bool {
+        let born = self.born.get(&key).copied().flatten();
+        born.is_some_and(|born| born.elapsed() < UNNAMED)
+    }
+
     /// A container that has stopped leaves its namespace a moment before that
     /// ends. The row keeps its name meanwhile, and so shows it when it is gone.
     fn still_known(&mut self, row: Row) -> Row {
@@ -306,10 +339,11 @@ impl Observer {
         if scope == self.host_key {
             return Ok(&mut self.host);
         }
+        let slots = self.settings.max_interfaces.unwrap_or(INSIDE_SLOTS);
         Ok(match self.inside.entry(scope) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Programs::load(Capacity::inside(INSIDE_SLOTS))?)
+                entry.insert(Programs::load(Capacity::inside(slots))?)
             }
         })
     }
@@ -320,37 +354,41 @@ impl Observer {
         owner: NsKey,
         interface: &Interface,
         machine: &Machine,
-        now: SystemTime,
     ) -> anyhow::Result<Observed> {
         let mode = self.settings.tc_mode;
         let host_key = self.host_key;
         let path = machine.path_of(spot.scope);
         let programs = self.programs(spot.scope)?;
         let capacity = programs.counters().slots();
-        let slot = programs.take_slot().with_context(|| {
-            format!("all {capacity} slots are in use: --max-interfaces makes room for more")
-        })?;
+        let Some(slot) = programs.take_slot() else {
+            self.turned_away.insert(spot);
+            anyhow::bail!("all {capacity} slots are in use: --max-interfaces makes room for more");
+        };
         let entry = SlotEntry::new(slot, flags(interface));
         let name = interface.place.name();
+        let mut made_qdisc = false;
         let result = programs.direct(spot.ifindex, entry).and_then(|()| {
+            let attach = |programs: &mut Programs, made: &mut bool| {
+                attach::attach(programs, name, spot.ifindex, mode, made)
+            };
             if spot.scope == host_key {
-                return attach::attach(programs, name, mode);
+                return attach(programs, &mut made_qdisc);
             }
             let file = netns::open(&path.context("the namespace has ended")?)?;
             netns::within(&file, || {
                 if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
                     anyhow::ensure!(expected == cookie, "the namespace has ended");
                 }
-                attach::attach(programs, name, mode)
+                attach(programs, &mut made_qdisc)
             })?
         });
-        match result {
+        let result = match result {
             Ok(attached) => Ok(Observed {
                 owner,
                 interface: interface.clone(),
                 slot,
                 attached,
-                since: now,
+                since: SystemTime::now(),
                 baseline: None,
                 kernel: None,
             }),
@@ -359,7 +397,11 @@ impl Observer {
                 programs.give_back(slot)?;
                 Err(error)
             }
+        };
+        if made_qdisc {
+            self.made_qdiscs.insert(spot);
         }
+        result
     }
 
     /// Takes the programs off `spot` and remembers what they counted.
@@ -367,7 +409,7 @@ impl Observer {
         let qdisc = self
             .observed
             .get(&spot)
-            .filter(|o| o.attached.made_qdisc && !namespace_ended)
+            .filter(|_| self.made_qdiscs.contains(&spot) && !namespace_ended)
             .map(|o| o.interface.place.name().to_owned());
         if !namespace_ended
             && spot.scope != self.host_key
@@ -392,9 +434,10 @@ impl Observer {
         } else {
             self.retire(spot, namespace_ended);
         }
+        self.made_qdiscs.remove(&spot);
+        self.turned_away.remove(&spot);
         if let Some(name) = qdisc
-            && let Err(error) =
-                crate::bpf::qdisc::remove_if_empty(machine, spot.scope, spot.ifindex).await
+            && let Err(error) = qdisc::remove_if_empty(machine, spot.scope, spot.ifindex).await
         {
             debug!("{name}: the clsact qdisc stays: {error:#}");
         }
@@ -639,7 +682,15 @@ impl Observer {
             }
         }
         about.programs.sort_by(|a, b| a.name.cmp(&b.name));
-        about.maps.push(self.host.maps());
+        let mut maps = self.host.maps();
+        for copy in self.inside.values() {
+            let more = copy.maps();
+            maps.entries += more.entries;
+            maps.capacity += more.capacity;
+        }
+        // Interfaces, and not attempts.
+        maps.full = self.turned_away.len() as u64;
+        about.maps.push(maps);
         about
     }
 
@@ -650,6 +701,16 @@ impl Observer {
         for spot in spots {
             let ended = machine.path_of(spot.scope).is_none();
             self.release(spot, machine, ended).await;
+        }
+        // Where only the qdisc could be made.
+        for spot in std::mem::take(&mut self.made_qdiscs) {
+            let removed = qdisc::remove_if_empty(machine, spot.scope, spot.ifindex).await;
+            if let Err(error) = removed {
+                debug!(
+                    "interface {}: the clsact qdisc stays: {error:#}",
+                    spot.ifindex
+                );
+            }
         }
     }
 }
@@ -749,17 +810,16 @@ fn own_doubts(observer: &sample::Observer) -> impl Iterator<Item = Warning> + '_
             code: "map_full".to_owned(),
             namespace: None,
             message: format!(
-                "{} holds {} interfaces and {} did not fit: --max-interfaces makes room for more",
-                map.name, map.capacity, map.full
+                "{} is full and some interfaces are not observed: --max-interfaces makes room for more",
+                map.name
             ),
         });
     let lost = (observer.lost > 0).then(|| Warning {
         code: "packets_lost".to_owned(),
         namespace: None,
-        message: format!(
-            "{} packets passed interfaces that had no slot at that moment and are in no row",
-            observer.lost
-        ),
+        message: "packets passed interfaces that had no slot at that moment, and are in no row \
+                  (observer.lost in JSON says how many)"
+            .to_owned(),
     });
     full.chain(lost)
 }

@@ -61,6 +61,7 @@ fn container(name: &str, ns: &NamespaceFacts) -> Container {
         name: name.to_owned(),
         image: Some("busybox".to_owned()),
         pid: 4000,
+        started: None,
         inode: Some(ns.inode),
     }
 }

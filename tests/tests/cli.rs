@@ -393,3 +393,49 @@ fn many_interfaces_attach_at_once_and_grace_periods_are_as_before() -> anyhow::R
         Ok((std::fs::read_to_string(FILE)? == before).then_some(()))
     })
 }
+
+#[test]
+fn a_reader_that_does_not_read_stops_neither_observing_nor_the_end() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    // Many rows: a pipe holds few samples of them.
+    for n in 0..30 {
+        lab.netns_add(&format!("n{n}"))?;
+    }
+    let script = format!(
+        "mkfifo {tmp}/pipe
+         sleep 1000 < {tmp}/pipe &
+         exec {netobs} watch -v -i 100ms -o json > {tmp}/pipe",
+        tmp = lab.tmp().display(),
+        netobs = netobs_binary()?.display()
+    );
+    let mut netobs = lab.command("sh").args(["-c", &script]).start()?;
+    // The writer sleeps in the kernel for good once the pipe is full.
+    let stuck = format!("/proc/{}/task", netobs.pid());
+    netobs_tests::poll_until(SOON, "a full pipe", || {
+        let tasks = std::fs::read_dir(&stuck)?.flatten();
+        let waits = |task: std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("wchan"))
+                .is_ok_and(|place| place.contains("pipe_write"))
+        };
+        Ok(tasks.into_iter().any(waits).then_some(()))
+    })?;
+    lab.shell("ip link add vlate type veth peer name eth0 netns n0; ip link set vlate up")?;
+    netobs.wait_stderr(SOON, |line| line.contains("observing vlate"))?;
+    let ended = netobs.end(Signal::SIGTERM, SOON)?;
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    Ok(())
+}
+
+#[test]
+fn switches_can_be_set_by_the_environment() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    for (value, interfaces) in [("1", 1), ("true", 1), ("0", 0), ("", 0)] {
+        let mut command = lab.netobs(["list", "-o", "json"])?;
+        let list = command.env("NETOBS_LOOPBACK", value).json()?;
+        let host = namespace(&list, "host")["interfaces"]
+            .as_array()
+            .map(Vec::len);
+        assert_eq!(host, Some(interfaces), "NETOBS_LOOPBACK={value}: {list}");
+    }
+    Ok(())
+}

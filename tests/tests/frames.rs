@@ -98,7 +98,14 @@ impl Bench {
         self.programs
             .direct(wire::index(DEVICE), SlotEntry::new(self.slot, flags))
             .expect("direct the dummy interface");
-        attach(&mut self.programs, DEVICE, TcMode::Auto).expect("attach")
+        attach(
+            &mut self.programs,
+            DEVICE,
+            wire::index(DEVICE),
+            TcMode::Auto,
+            &mut false,
+        )
+        .expect("attach")
     }
 }
 

@@ -148,7 +148,11 @@ fn attach_checks(mut programs: Programs, mode: TcMode, checks: &mut Vec<Check>) 
             .spawn(|| {
                 // The thread ends with this closure, and its namespace with it.
                 unshare(CloneFlags::CLONE_NEWNET)?;
-                let mut attempt = |mode| attach::attach(&mut programs, "lo", mode).map(|a| a.hook);
+                let lo = nix::net::if_::if_nametoindex("lo")?;
+                // The qdisc goes with the namespace.
+                let mut attempt = |mode| {
+                    attach::attach(&mut programs, "lo", lo, mode, &mut false).map(|a| a.hook)
+                };
                 anyhow::Ok((attempt(TcMode::Tcx), attempt(TcMode::Clsact)))
             })
             .join()

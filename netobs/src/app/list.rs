@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use caps::Capability;
+
 use super::{host, print};
 use crate::{
     config::{self, Format},
@@ -13,6 +15,7 @@ use crate::{
     world::{
         engine::{self, Update},
         gather::{Depth, Machine},
+        privilege,
     },
 };
 
@@ -133,7 +136,24 @@ pub(super) fn standing(machine: &Machine, rows: &[Row], scope: &config::Scope) -
             crate::world::text::lossless_os(path.as_os_str())
         ),
     });
-    unmatched.chain(troubles).collect()
+    let blind = privilege::missing()
+        .filter(|need| {
+            matches!(
+                need.capability,
+                Capability::CAP_SYS_ADMIN | Capability::CAP_SYS_PTRACE
+            )
+        })
+        .map(|need| Warning {
+            code: "not_permitted".to_owned(),
+            namespace: None,
+            message: format!(
+                "without {} netobs cannot {}: rows and names may be missing; {}",
+                need.capability,
+                need.purpose,
+                privilege::HOW
+            ),
+        });
+    unmatched.chain(troubles).chain(blind).collect()
 }
 
 /// Tells each warning once, on standard error.

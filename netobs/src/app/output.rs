@@ -1,5 +1,6 @@
-//! Standard output on a thread of its own: a reader that is slow, or a full
-//! disk, never holds up the observing.
+//! Standard output on a thread of its own: a reader that is slow, or has
+//! stopped reading, never holds up the observing. Samples that it does not take
+//! are left out.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -43,6 +44,11 @@ impl Output {
             frames,
             ended: Some(ended),
         }
+    }
+
+    /// Whether a frame would have to wait for the reader.
+    pub(super) fn is_full(&self) -> bool {
+        self.frames.capacity() == 0
     }
 
     /// Hands a frame over; `false` once output has ended.

@@ -38,6 +38,8 @@ use crate::{
 const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
 /// Between looks for what no event tells of.
 const REFRESH: Duration = Duration::from_secs(1);
+/// How long a reader has to take the last samples after a signal.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Columns where standard output is no terminal.
 const WIDTH: usize = 80;
 
@@ -55,6 +57,9 @@ struct Run {
 }
 
 pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
+    // First of all: from here on a signal ends us in order, with everything
+    // put back.
+    let mut signals = Signals::new()?;
     let mut machine = Machine::open()?;
     let observer = Observer::new(
         Settings {
@@ -90,7 +95,6 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     }
 
     let mut output = Output::start();
-    let mut signals = Signals::new()?;
     let interval = run.config.interval;
     let first = if run.config.once {
         Duration::ZERO
@@ -103,12 +107,35 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     let mut refresh = time::interval_at(time::Instant::now() + REFRESH, REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut left = run.config.count;
+    let mut signalled = false;
     let result = loop {
         let settled = run.machine.settles_in();
         tokio::select! {
             biased;
-            () = signals.any() => break Ok(()),
+            () = signals.any() => {
+                signalled = true;
+                break Ok(());
+            }
             ended = output.ended() => break ended,
+            // Ahead of the events: these may come faster than they are looked at.
+            _ = ticks.tick() => {
+                if output.is_full() {
+                    continue;
+                }
+                let frame = match run.frame().await {
+                    Ok(frame) => frame,
+                    Err(error) => break Err(error),
+                };
+                if !output.send(frame).await {
+                    break output.ended().await;
+                }
+                if let Some(left) = &mut left {
+                    *left -= 1;
+                    if *left == 0 {
+                        break Ok(());
+                    }
+                }
+            }
             Some(event) = events.next() => {
                 run.event(&event);
                 // What happened together is looked at together.
@@ -127,21 +154,6 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
             _ = refresh.tick() => {
                 if let Err(error) = run.look(Depth::Periodic).await { break Err(error.into()); }
             }
-            _ = ticks.tick() => {
-                let frame = match run.frame().await {
-                    Ok(frame) => frame,
-                    Err(error) => break Err(error),
-                };
-                if !output.send(frame).await {
-                    break output.ended().await;
-                }
-                if let Some(left) = &mut left {
-                    *left -= 1;
-                    if *left == 0 {
-                        break Ok(());
-                    }
-                }
-            }
         }
     };
     let Run {
@@ -153,7 +165,13 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     } = run;
     observer.shut_down(&machine).await;
     result?;
-    output.close().await?;
+    // A reader that does not read would be waited for without end.
+    let patience = if signalled { LAST_WORDS } else { Duration::MAX };
+    tokio::select! {
+        closed = output.close() => closed?,
+        () = signals.any() => {}
+        () = time::sleep(patience) => {}
+    }
     if config.scope.strict && partial {
         return Err(Failure::words(
             Cause::Partial,
@@ -182,9 +200,7 @@ impl Run {
         let facts = self.machine.look(depth).await?;
         let rows = build::rows(&facts, self.config.scope.options);
         self.standing = standing(&self.machine, &rows, &self.config.scope);
-        self.observer
-            .apply(rows, &self.machine, SystemTime::now())
-            .await;
+        self.observer.apply(rows, &self.machine).await;
         log::trace!("{depth:?} look took {:?}", started.elapsed());
         Ok(())
     }

@@ -9,7 +9,7 @@ use aya::programs::{
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
 use netobs_common::names;
-use nix::libc::EEXIST;
+use nix::{libc::EEXIST, net::if_::if_nametoindex};
 
 use super::object::Programs;
 use crate::{config::TcMode, model::sample::Hook};
@@ -26,8 +26,6 @@ pub const HANDLE_MAJOR: u16 = 0x6e6f;
 pub struct Attached {
     /// How they hang.
     pub hook: Hook,
-    /// Whether the clsact qdisc is our own.
-    pub made_qdisc: bool,
     links: Vec<SchedClassifierLink>,
 }
 
@@ -41,12 +39,39 @@ impl Attached {
     }
 }
 
-/// Attaches both programs to `interface`: first in the TCX chain, or by
-/// clsact where there is no TCX or the user asks for it.
+/// Attaches both programs to `interface`, which has the index `ifindex`: first
+/// in the TCX chain, or by clsact where there is no TCX or the user asks for it.
+/// `made_qdisc` becomes true where that took a clsact qdisc of our own, also
+/// when attaching fails after that.
 ///
 /// # Errors
-/// With the reasons of all that was tried; nothing stays attached then.
-pub fn attach(programs: &mut Programs, interface: &str, mode: TcMode) -> anyhow::Result<Attached> {
+/// With the reasons of all that was tried; no program stays attached then.
+pub fn attach(
+    programs: &mut Programs,
+    interface: &str,
+    ifindex: u32,
+    mode: TcMode,
+    made_qdisc: &mut bool,
+) -> anyhow::Result<Attached> {
+    is_still(interface, ifindex)?;
+    let attached = by_mode(programs, interface, mode, made_qdisc)?;
+    // aya goes by the name, which may have become another's in between.
+    is_still(interface, ifindex)?;
+    Ok(attached)
+}
+
+fn is_still(interface: &str, ifindex: u32) -> anyhow::Result<()> {
+    let now = if_nametoindex(interface)?;
+    anyhow::ensure!(now == ifindex, "{interface} is another interface by now");
+    Ok(())
+}
+
+fn by_mode(
+    programs: &mut Programs,
+    interface: &str,
+    mode: TcMode,
+    made_qdisc: &mut bool,
+) -> anyhow::Result<Attached> {
     let tcx = match mode {
         TcMode::Clsact => None,
         TcMode::Tcx | TcMode::Auto => Some(both(programs, interface, Hook::Tcx)),
@@ -54,18 +79,16 @@ pub fn attach(programs: &mut Programs, interface: &str, mode: TcMode) -> anyhow:
     match (tcx, mode) {
         (Some(Ok(links)), _) => Ok(Attached {
             hook: Hook::Tcx,
-            made_qdisc: false,
             links,
         }),
         (Some(Err(error)), TcMode::Tcx) => {
             Err(error.context("attach by TCX (since Linux 6.6; --tc-mode clsact works before)"))
         }
         (tcx, _) => {
-            let made_qdisc = add_clsact(interface)?;
+            *made_qdisc |= add_clsact(interface)?;
             match both(programs, interface, Hook::Clsact) {
                 Ok(links) => Ok(Attached {
                     hook: Hook::Clsact,
-                    made_qdisc,
                     links,
                 }),
                 Err(error) => Err(match tcx {

@@ -1,5 +1,7 @@
 //! clsact filters: ours that a killed netobs left, and everybody's for `doctor`.
 
+use std::{collections::HashSet, fs, io};
+
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla as _};
@@ -15,6 +17,8 @@ use crate::world::{netlink::Netlink, text};
 /// `TCA_BPF_NAME`.
 /// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/pkt_cls.h>
 const TCA_BPF_NAME: u16 = 7;
+/// `TCA_BPF_ID`: the program's id.
+const TCA_BPF_ID: u16 = 11;
 
 /// What became of our filters on some interfaces.
 #[derive(Debug, Default)]
@@ -32,6 +36,7 @@ pub struct Filter {
     pub name: String,
     handle: u32,
     priority: u16,
+    program: Option<u32>,
     message: TcMessage,
 }
 
@@ -72,6 +77,7 @@ pub async fn remove_ours<'a>(
     links: impl Iterator<Item = (u32, &'a str)>,
 ) -> anyhow::Result<Left> {
     let mut left = Left::default();
+    let held = held_programs();
     for (ifindex, name) in links {
         for ingress in [true, false] {
             // No qdisc, no filters.
@@ -79,7 +85,12 @@ pub async fn remove_ours<'a>(
                 continue;
             };
             for filter in filters.into_iter().filter(Filter::is_ours) {
-                if is_alive(filter.handle as u16) {
+                // Not knowing is no licence to remove.
+                let dead = filter
+                    .program
+                    .zip(held.as_ref())
+                    .is_some_and(|(program, held)| !held.contains(&program));
+                if !dead {
                     left.alive += 1;
                     continue;
                 }
@@ -116,24 +127,43 @@ async fn delete(netlink: &Netlink, filter: Filter) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a netobs runs whose process id ends in `low`.
-fn is_alive(low: u16) -> bool {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        // Not knowing is no licence to remove.
-        return true;
-    };
-    processes.flatten().any(|entry| {
-        let pid: Option<u32> = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        pid.is_some_and(|pid| {
-            pid as u16 == low
-                && pid != std::process::id()
-                && std::fs::read_to_string(format!("/proc/{pid}/comm"))
-                    .is_ok_and(|comm| comm.trim_end() == "netobs")
-        })
-    })
+/// The ids of all programs that some process holds open: a netobs that lives
+/// holds its own, in whatever pid namespace and under whatever name. `None`
+/// where not every process could be looked at.
+fn held_programs() -> Option<HashSet<u32>> {
+    let mut held = HashSet::new();
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        if process.file_name().to_str()?.parse::<u32>().is_err() {
+            continue;
+        }
+        let descriptors = match fs::read_dir(process.path().join("fdinfo")) {
+            Ok(descriptors) => descriptors,
+            Err(error) if ended(&error) => continue,
+            Err(_) => return None,
+        };
+        for descriptor in descriptors.flatten() {
+            match fs::read_to_string(descriptor.path()) {
+                Ok(text) => held.extend(program_id(&text)),
+                Err(error) if ended(&error) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+    Some(held)
+}
+
+/// Whether `error` means that the process or its descriptor is no more.
+fn ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
+}
+
+/// `prog_id` of a descriptor of a program (not of a link: that one holds the
+/// program itself).
+fn program_id(fdinfo: &str) -> Option<u32> {
+    let line = fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("prog_id:"))?;
+    line.trim().parse().ok()
 }
 
 fn filter(message: TcMessage) -> Option<Filter> {
@@ -149,30 +179,54 @@ fn filter(message: TcMessage) -> Option<Filter> {
             TcAttribute::Kind(kind) => Some(kind.clone()),
             _ => None,
         });
-    let name = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            TcAttribute::Options(options) => options.iter().find_map(bpf_name),
-            _ => None,
-        });
+    let options = || {
+        message
+            .attributes
+            .iter()
+            .flat_map(|attribute| match attribute {
+                TcAttribute::Options(options) => options.as_slice(),
+                _ => &[],
+            })
+    };
+    let bytes = |wanted| options().find_map(|option| other(option, wanted));
+    let name = bytes(TCA_BPF_NAME)
+        .map(|bytes| text::lossless(bytes.strip_suffix(b"\0").unwrap_or(&bytes)));
+    let program = bytes(TCA_BPF_ID)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u32::from_ne_bytes);
     Some(Filter {
         name: name.or(kind)?,
         handle,
+        program,
         // The upper half is the priority, the lower the protocol.
         priority: (message.header.info >> 16) as u16,
         message,
     })
 }
 
-fn bpf_name(option: &TcOption) -> Option<String> {
+/// The value of an option that the library has no type for.
+fn other(option: &TcOption, wanted: u16) -> Option<Vec<u8>> {
     let TcOption::Other(attribute) = option else {
         return None;
     };
-    if attribute.kind() != TCA_BPF_NAME {
+    if attribute.kind() != wanted {
         return None;
     }
     let mut bytes = vec![0; attribute.value_len()];
     attribute.emit_value(&mut bytes);
-    Some(text::lossless(bytes.strip_suffix(b"\0").unwrap_or(&bytes)))
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_of_a_program_names_it() {
+        assert_eq!(
+            program_id("pos:\t0\nprog_type:\t3\nprog_id:\t42\n"),
+            Some(42)
+        );
+        assert_eq!(program_id("pos:\t0\nflags:\t02\n"), None);
+    }
 }

@@ -10,7 +10,10 @@ use aya::{
 use aya_log::EbpfLogger;
 use log::LevelFilter;
 use netobs_common::{Record, SlotEntry, SlotOwner, Stray, names, record_index};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::JoinHandle,
+};
 
 use super::counters::CounterMemory;
 use crate::model::sample::{MapInfo, ProgramInfo};
@@ -81,6 +84,15 @@ pub struct Programs {
     generations: Vec<u64>,
     /// How often no slot was free.
     full: u64,
+    log: Option<JoinHandle<()>>,
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log {
+            log.abort();
+        }
+    }
 }
 
 impl Programs {
@@ -101,9 +113,11 @@ impl Programs {
             .map_max_entries(names::MAP_OWNERS, capacity.slots)
             .load(OBJECT)
             .context("create the maps")?;
-        if log > 0 {
-            follow_log(&mut ebpf)?;
-        }
+        let follower = if log > 0 {
+            Some(follow_log(&mut ebpf)?)
+        } else {
+            None
+        };
         for name in [names::PROG_INGRESS, names::PROG_EGRESS] {
             let program = classifier(&mut ebpf, name)?;
             program
@@ -130,6 +144,7 @@ impl Programs {
             free: (0..capacity.slots).rev().collect(),
             generations: vec![0; capacity.slots as usize],
             full: 0,
+            log: follower,
             ebpf,
         })
     }
@@ -275,17 +290,16 @@ fn log_level() -> u8 {
     unsafe_code,
     reason = "tokio wants a promise about the file descriptor"
 )]
-fn follow_log(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+fn follow_log(ebpf: &mut Ebpf) -> anyhow::Result<JoinHandle<()>> {
     let logger = EbpfLogger::init(ebpf).context("follow the programs' log")?;
     // SAFETY: the logger owns the ring buffer's descriptor, which stays open
     // and the same until the logger is dropped, with this `AsyncFd`.
     let mut logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
         .map_err(|error| anyhow::anyhow!("watch the programs' log: {error}"))?;
-    tokio::spawn(async move {
+    Ok(tokio::spawn(async move {
         while let Ok(mut guard) = logger.readable_mut().await {
             guard.get_inner_mut().flush();
             guard.clear_ready();
         }
-    });
-    Ok(())
+    }))
 }

@@ -134,7 +134,12 @@ struct HostEnds<'a> {
 impl<'a> HostEnds<'a> {
     fn new(facts: &'a Facts) -> Self {
         let mut by_nsid: BTreeMap<i32, Vec<&Link>> = BTreeMap::new();
-        for link in facts.host.links.iter().filter(|link| link.is_veth()) {
+        for link in facts
+            .host
+            .links
+            .iter()
+            .filter(|l| l.is_veth() && !l.settling)
+        {
             if let Some(nsid) = link.link_nsid {
                 by_nsid.entry(nsid).or_default().push(link);
             }

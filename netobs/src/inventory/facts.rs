@@ -126,6 +126,8 @@ pub struct Container {
     pub image: Option<String>,
     /// Its first process.
     pub pid: u32,
+    /// When that started, in clock ticks since boot.
+    pub started: Option<u64>,
     /// Inode of the namespace it lives in.
     pub inode: Option<u64>,
 }

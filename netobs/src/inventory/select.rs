@@ -76,11 +76,12 @@ impl Selection {
         self.names.iter().any(|selector| selector.matches(row))
     }
 
-    /// Whether `row` may yet turn out to be asked for: engines tell a
-    /// container's name only after its first packets.
+    /// Whether `row` may yet turn out to be asked for, given that it has just
+    /// appeared: engines tell a container's name after its first packets.
     #[must_use]
     pub fn may_include(&self, row: &Row) -> bool {
-        self.includes(row) || (row.shown && row.kind == Kind::Process)
+        let excluded = self.exclude.iter().any(|selector| selector.matches(row));
+        !excluded && row.shown && row.kind == Kind::Process
     }
 
     /// The NAMEs that match none of `rows`.

@@ -4,48 +4,47 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::{KernelCounters, Tally};
 
-/// Readings that may still lower the estimate.
-const READINGS: u8 = 4;
-
 /// What the kernel had counted of an interface and direction when we attached.
 ///
-/// The kernel counts a packet when the sender hands it to the device; the
-/// ingress hook sees it later, when the receiving CPU takes it from its
-/// backlog. So as long as our counters are read first and the kernel's after
-/// them, `kernel - ours` is never below the truth and sinks to it at the first
-/// quiet reading: the smallest of the first few readings counts.
+/// No pair of readings under traffic tells it exactly: packets are counted by
+/// the one and not yet by the other. The first time that nothing moved between
+/// two pairs it stands fast; until then it is the smallest difference seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Baseline {
     /// skbs.
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+    /// The last pair of readings in packets, the kernel's and ours; `None`
+    /// once the baseline stands fast.
     #[serde(skip)]
-    readings: u8,
+    last: Option<(u64, u64)>,
 }
 
 impl Baseline {
-    /// From the first pair of readings, ours taken first.
+    /// From the first pair of readings.
     #[must_use]
     pub fn new(kernel: &KernelCounters, ours: &Tally) -> Self {
         Self {
             packets: kernel.packets.saturating_sub(ours.packets),
             bytes: kernel.bytes.saturating_sub(ours.bytes),
-            readings: 1,
+            last: Some((kernel.packets, ours.packets)),
         }
     }
 
-    /// Takes one more pair of readings, ours taken first.
+    /// Takes one more pair of readings.
     pub fn observe(&mut self, kernel: &KernelCounters, ours: &Tally) {
-        if self.readings >= READINGS {
+        let Some(last) = self.last else {
             return;
-        }
+        };
         let seen = Self::new(kernel, ours);
-        if seen.packets < self.packets {
-            self.packets = seen.packets;
-            self.bytes = seen.bytes;
+        if seen.last == Some(last) {
+            *self = Self { last: None, ..seen };
+        } else if seen.packets < self.packets {
+            *self = seen;
+        } else {
+            self.last = seen.last;
         }
-        self.readings += 1;
     }
 
     /// Packets that the kernel counted since we attached and we did not
@@ -83,18 +82,33 @@ mod tests {
         // 10 before us; 3 on their way to the hook at the first reading.
         let mut baseline = Baseline::new(&kernel(15), &ours(2));
         assert_eq!(baseline.packets, 13);
+        baseline.observe(&kernel(20), &ours(9));
+        assert_eq!((baseline.packets, baseline.bytes), (11, 1100));
+        // Quiet for the first time.
+        baseline.observe(&kernel(20), &ours(10));
         baseline.observe(&kernel(20), &ours(10));
         assert_eq!((baseline.packets, baseline.bytes), (10, 1000));
         assert_eq!(baseline.unaccounted(&kernel(30), &ours(20)), 0);
     }
 
     #[test]
+    fn a_queue_behind_the_hook_does_not_lower_it_for_good() {
+        // Ours are ahead of the kernel's by what waits in the queue.
+        let mut baseline = Baseline::new(&kernel(15), &ours(8));
+        assert_eq!(baseline.packets, 7);
+        for _ in 0..2 {
+            baseline.observe(&kernel(110), &ours(100));
+        }
+        assert_eq!(baseline.packets, 10);
+    }
+
+    #[test]
     fn a_later_difference_is_shown_and_not_absorbed() {
         let mut baseline = Baseline::new(&kernel(10), &ours(0));
-        for _ in 0..5 {
-            baseline.observe(&kernel(10), &ours(0));
+        baseline.observe(&kernel(10), &ours(0));
+        for _ in 0..2 {
+            baseline.observe(&kernel(10), &ours(4));
         }
-        baseline.observe(&kernel(10), &ours(4));
         assert_eq!(baseline.packets, 10);
         assert_eq!(baseline.unaccounted(&kernel(10), &ours(4)), -4);
         assert_eq!(baseline.unaccounted(&kernel(19), &ours(4)), 5);

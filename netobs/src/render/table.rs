@@ -37,6 +37,15 @@ pub struct Style {
 pub fn lines(view: &View<'_>, style: Style) -> Vec<String> {
     let mut lines = vec![title(view)];
     let mut notes = if style.notes { notes(view) } else { Vec::new() };
+    // They shall not crowd out what they are about.
+    let most = style
+        .height
+        .map_or(usize::MAX, |height| (height / 3).max(1));
+    if notes.len() > most {
+        let more = notes.len() - (most - 1);
+        notes.truncate(most - 1);
+        notes.push(format!("! {more} more warnings: -o json has them"));
+    }
     let fixed = 2 + notes.len();
     let room = style
         .height
@@ -50,10 +59,10 @@ pub fn lines(view: &View<'_>, style: Style) -> Vec<String> {
     let hidden = view.rows.len() - shown.min(view.rows.len());
 
     let rows = &view.rows[..shown.min(view.rows.len())];
-    let mut body = table(rows, style)
+    let mut body: Vec<String> = table(rows, style)
         .lines()
-        .map(str::to_owned)
-        .collect::<Vec<_>>();
+        .map(|line| fit(line, style.width))
+        .collect();
     if style.color {
         if let Some(header) = body.first_mut() {
             *header = format!("\x1b[1m{header}\x1b[0m");
@@ -69,7 +78,7 @@ pub fn lines(view: &View<'_>, style: Style) -> Vec<String> {
         lines.push(format!("{hidden} more: name some, or use -o json"));
     }
     lines.append(&mut notes);
-    // Coloured lines are as wide as the table, which fits.
+    // Coloured lines fit already.
     for line in &mut lines {
         if !line.starts_with('\x1b') {
             *line = fit(line, style.width);

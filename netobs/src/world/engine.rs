@@ -297,6 +297,7 @@ fn container(
         name: if name.is_empty() { short(id) } else { name }.to_owned(),
         image: inspect.config.and_then(|config| config.image),
         pid,
+        started: scan::started(pid),
         inode: scan::inode_of(pid),
     };
     Some((container, sandbox))

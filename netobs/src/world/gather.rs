@@ -43,21 +43,35 @@ pub struct Machine {
     sandboxes: Vec<PathBuf>,
     namespaces: BTreeMap<u64, Visited>,
     host_links: Vec<Link>,
-    first_seen: HashMap<u32, Instant>,
-    started: Instant,
+    seen: HashMap<u32, Seen>,
     scanned_processes: Option<Instant>,
+    looked: bool,
     /// Files that promise a namespace and are none, since when.
     suspects: HashMap<PathBuf, Instant>,
     /// Those of them that stay so, with what is wrong.
     pub troubles: Vec<(PathBuf, String)>,
 }
 
+/// What is remembered of an interface of ours from look to look.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Since when it stands where it stands.
+    since: Option<Instant>,
+    /// Where its other end was.
+    nsid: Option<i32>,
+    /// Whether that namespace is known.
+    resolved: bool,
+    /// Whether it was known and is not any more.
+    lost: bool,
+}
+
 /// A namespace that was looked into.
 struct Visited {
     facts: NamespaceFacts,
     path: PathBuf,
-    /// Indexes inside of the pairs between us and it, when it was looked into.
-    pairs: HashSet<u32>,
+    /// The pairs between us and it when it was looked into: index here, index
+    /// there. Indexes here grow, so another pair is another pair of numbers.
+    pairs: HashSet<(u32, u32)>,
     at: Instant,
 }
 
@@ -77,9 +91,9 @@ impl Machine {
             sandboxes: Vec::new(),
             namespaces: BTreeMap::new(),
             host_links: Vec::new(),
-            first_seen: HashMap::new(),
-            started: Instant::now(),
+            seen: HashMap::new(),
             scanned_processes: None,
+            looked: false,
             suspects: HashMap::new(),
             troubles: Vec::new(),
         })
@@ -130,8 +144,8 @@ impl Machine {
         self.host_links
             .iter()
             .filter(|link| link.settling)
-            .filter_map(|link| self.first_seen.get(&link.ifindex))
-            .map(|seen| SETTLE.saturating_sub(seen.elapsed()))
+            .filter_map(|link| self.seen.get(&link.ifindex)?.since)
+            .map(|since| SETTLE.saturating_sub(since.elapsed()))
             .min()
     }
 
@@ -142,8 +156,10 @@ impl Machine {
     /// is a fact about it.
     pub async fn look(&mut self, depth: Depth) -> anyhow::Result<Facts> {
         self.host_links = self.host.links().await?;
-        self.settle();
+        self.notice_moves();
         self.find(depth).await;
+        self.settle();
+        self.looked = true;
         Ok(Facts {
             host: HostFacts {
                 cookie: self.own_cookie,
@@ -155,23 +171,59 @@ impl Machine {
         })
     }
 
+    /// Notes which interfaces are new here or stand elsewhere than before.
+    fn notice_moves(&mut self) {
+        let present: HashSet<u32> = self.host_links.iter().map(|link| link.ifindex).collect();
+        self.seen.retain(|index, _| present.contains(index));
+        // What was there before us has settled.
+        let since = self.looked.then(Instant::now);
+        for link in &self.host_links {
+            let seen = self.seen.entry(link.ifindex).or_insert(Seen {
+                since,
+                nsid: link.link_nsid,
+                resolved: false,
+                lost: false,
+            });
+            if seen.nsid != link.link_nsid {
+                *seen = Seen {
+                    since,
+                    nsid: link.link_nsid,
+                    resolved: false,
+                    lost: false,
+                };
+            }
+        }
+    }
+
+    /// Marks what is on its way: new interfaces of ours, which an engine may be
+    /// about to move, and ends of pairs whose namespace is ending. Neither
+    /// belongs to anybody for the moment.
     fn settle(&mut self) {
         let now = Instant::now();
-        let present: HashSet<u32> = self.host_links.iter().map(|link| link.ifindex).collect();
-        self.first_seen.retain(|index, _| present.contains(index));
-        let first_look = self.first_seen.is_empty() && now - self.started < SETTLE;
+        let known: HashSet<i32> = self
+            .namespaces
+            .values()
+            .filter_map(|visited| visited.facts.nsid)
+            .collect();
         for link in &mut self.host_links {
-            let seen = *self.first_seen.entry(link.ifindex).or_insert_with(|| {
-                // What was there before us has settled.
-                if first_look {
-                    self.started.checked_sub(SETTLE).unwrap_or(now)
-                } else {
-                    now
-                }
-            });
-            // A bridge cannot move to another namespace.
-            let can_move = link.kind.as_deref() != Some("bridge");
-            link.settling = can_move && link.link_nsid.is_none() && now - seen < SETTLE;
+            let Some(seen) = self.seen.get_mut(&link.ifindex) else {
+                continue;
+            };
+            let resolved = link.link_nsid.is_some_and(|nsid| known.contains(&nsid));
+            if seen.resolved && !resolved {
+                seen.since = Some(now);
+                seen.lost = true;
+            }
+            seen.resolved = resolved;
+            let young = seen.since.is_some_and(|since| now - since < SETTLE);
+            link.settling = young
+                && match link.link_nsid {
+                    // A bridge cannot move to another namespace.
+                    None => link.kind.as_deref() != Some("bridge"),
+                    // A new pair into a namespace not found yet is a container
+                    // that starts; one into a namespace no longer found ends.
+                    Some(_) => !resolved && seen.lost,
+                };
         }
     }
 
@@ -190,8 +242,19 @@ impl Machine {
         let overdue = self
             .scanned_processes
             .is_none_or(|at| depth == Depth::Periodic && at.elapsed() >= STALE);
-        let processes = strangers || overdue;
-        let scan = scan::Scan::new(self.sandboxes.iter().map(PathBuf::as_path), processes);
+        let mut processes = strangers || overdue;
+        let mut scan = self.scan(processes);
+        // Without a look at /proc a namespace that only processes hold was not
+        // found. It is there as long as its file is; where that is gone, there
+        // may be another process.
+        if !processes
+            && self.namespaces.iter().any(|(inode, visited)| {
+                !scan.found.contains_key(inode) && !leads_to(&visited.path, *inode)
+            })
+        {
+            processes = true;
+            scan = self.scan(processes);
+        }
         if processes {
             self.scanned_processes = Some(Instant::now());
         }
@@ -199,7 +262,10 @@ impl Machine {
 
         let mut found = scan.found;
         for container in &mut self.containers {
-            container.inode = scan::inode_of(container.pid);
+            // Another process by now, where the engine is not there to tell.
+            container.inode = (scan::started(container.pid) == container.started)
+                .then(|| scan::inode_of(container.pid))
+                .flatten();
             if let Some(inode) = container.inode {
                 let entry = found.entry(inode).or_default();
                 if entry.path.as_os_str().is_empty() {
@@ -209,11 +275,8 @@ impl Machine {
         }
         found.remove(&self.own_inode);
 
-        // Without a look at /proc a namespace that only processes hold was not
-        // found; it is there as long as its file is.
-        self.namespaces.retain(|inode, visited| {
-            found.contains_key(inode) || (!processes && leads_to(&visited.path, *inode))
-        });
+        self.namespaces
+            .retain(|inode, _| !processes || found.contains_key(inode));
 
         for (inode, found) in found {
             let old = self.namespaces.get(&inode);
@@ -254,6 +317,10 @@ impl Machine {
         }
     }
 
+    fn scan(&self, processes: bool) -> scan::Scan {
+        scan::Scan::new(self.sandboxes.iter().map(PathBuf::as_path), processes)
+    }
+
     /// A namespace that is being made or taken down is an ordinary file for a
     /// moment: only what stays one is worth a word.
     fn suspect(&mut self, troubles: Vec<(PathBuf, String)>) {
@@ -263,19 +330,18 @@ impl Machine {
         self.troubles.clear();
         for (path, reason) in troubles {
             let since = *self.suspects.entry(path.clone()).or_insert(now);
-            let first_look = now - self.started < SETTLE;
-            if now - since >= SETTLE || first_look {
+            if now - since >= SETTLE || !self.looked {
                 self.troubles.push((path, reason));
             }
         }
     }
 
-    /// The pairs between us and the namespace `nsid`, by their index there.
-    fn pairs(&self, nsid: Option<i32>) -> HashSet<u32> {
+    /// The pairs between us and the namespace `nsid`.
+    fn pairs(&self, nsid: Option<i32>) -> HashSet<(u32, u32)> {
         self.host_links
             .iter()
             .filter(|link| link.is_veth() && link.link_nsid.is_some() && link.link_nsid == nsid)
-            .map(|link| link.link.unwrap_or(link.ifindex))
+            .map(|link| (link.ifindex, link.link.unwrap_or(link.ifindex)))
             .collect()
     }
 

@@ -117,6 +117,21 @@ pub fn inode_of(pid: u32) -> Option<u64> {
         .map(|metadata| metadata.ino())
 }
 
+/// When process `pid` started, in clock ticks since boot: tells it from another
+/// that got its id.
+#[must_use]
+pub fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    start_time(&String::from_utf8_lossy(&stat))
+}
+
+/// Field 22 of `/proc/PID/stat`. The second, the command in parentheses, may
+/// hold spaces and parentheses of its own.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
 fn comm(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     text::lossless(bytes.strip_suffix(b"\n").unwrap_or(&bytes))
@@ -130,4 +145,24 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_with_parentheses_does_not_shift_the_fields() {
+        let fields: Vec<String> = (3..=52).map(|n| n.to_string()).collect();
+        let stat = format!("7 (a) b ( c)) {}", fields.join(" "));
+        assert_eq!(start_time(&stat), Some(22));
+        assert_eq!(start_time("nonsense"), None);
+    }
+
+    #[test]
+    fn a_process_keeps_its_start() {
+        let own = started(std::process::id());
+        assert!(own.is_some());
+        assert_eq!(own, started(std::process::id()));
+    }
 }
