@@ -1,24 +1,18 @@
 //! clsact filters: ours that a killed netobs left, and everybody's for `doctor`.
 
-use std::{collections::HashSet, fs, io};
+use std::{collections::HashSet, fs, io, path::Path};
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla as _};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    tc::{TcAttribute, TcMessage, TcOption},
+    tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption},
 };
 use netobs_common::names;
 
 use super::attach::{HANDLE_MAJOR, PRIORITY};
-use crate::world::{netlink::Netlink, text};
-
-/// `TCA_BPF_NAME`.
-/// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/pkt_cls.h>
-const TCA_BPF_NAME: u16 = 7;
-/// `TCA_BPF_ID`: the program's id.
-const TCA_BPF_ID: u16 = 11;
+use crate::world::netlink::Netlink;
 
 /// What became of our filters on some interfaces.
 #[derive(Debug, Default)]
@@ -129,7 +123,7 @@ async fn delete(netlink: &Netlink, filter: Filter) -> anyhow::Result<()> {
 
 /// The ids of all programs that some process holds open: a netobs that lives
 /// holds its own, in whatever pid namespace and under whatever name. `None`
-/// where not every process could be looked at.
+/// where one that may be a netobs could not be looked at.
 fn held_programs() -> Option<HashSet<u32>> {
     let mut held = HashSet::new();
     for process in fs::read_dir("/proc").ok()?.flatten() {
@@ -139,6 +133,8 @@ fn held_programs() -> Option<HashSet<u32>> {
         let descriptors = match fs::read_dir(process.path().join("fdinfo")) {
             Ok(descriptors) => descriptors,
             Err(error) if ended(&error) => continue,
+            // Some processes show their descriptors to nobody.
+            Err(_) if !is_netobs(&process.path()) => continue,
             Err(_) => return None,
         };
         for descriptor in descriptors.flatten() {
@@ -150,6 +146,10 @@ fn held_programs() -> Option<HashSet<u32>> {
         }
     }
     Some(held)
+}
+
+fn is_netobs(process: &Path) -> bool {
+    fs::read_to_string(process.join("comm")).is_ok_and(|comm| comm.contains("netobs"))
 }
 
 /// Whether `error` means that the process or its descriptor is no more.
@@ -188,12 +188,14 @@ fn filter(message: TcMessage) -> Option<Filter> {
                 _ => &[],
             })
     };
-    let bytes = |wanted| options().find_map(|option| other(option, wanted));
-    let name = bytes(TCA_BPF_NAME)
-        .map(|bytes| text::lossless(bytes.strip_suffix(b"\0").unwrap_or(&bytes)));
-    let program = bytes(TCA_BPF_ID)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(u32::from_ne_bytes);
+    let name = options().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
+        _ => None,
+    });
+    let program = options().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
+        _ => None,
+    });
     Some(Filter {
         name: name.or(kind)?,
         handle,
@@ -202,19 +204,6 @@ fn filter(message: TcMessage) -> Option<Filter> {
         priority: (message.header.info >> 16) as u16,
         message,
     })
-}
-
-/// The value of an option that the library has no type for.
-fn other(option: &TcOption, wanted: u16) -> Option<Vec<u8>> {
-    let TcOption::Other(attribute) = option else {
-        return None;
-    };
-    if attribute.kind() != wanted {
-        return None;
-    }
-    let mut bytes = vec![0; attribute.value_len()];
-    attribute.emit_value(&mut bytes);
-    Some(bytes)
 }
 
 #[cfg(test)]
