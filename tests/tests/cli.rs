@@ -1,4 +1,5 @@
-//! The command line, with bad input and in trouble: every failure has its exit code and says what to do.
+//! The command line: who may run it, how it starts and ends, what it leaves as
+//! it was. Bad input is in `trouble.rs`.
 
 #[expect(
     clippy::allow_attributes,
@@ -9,7 +10,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{SOON, Watch, code, namespace, observes, ping, quiet_pair, row_names, rows, warnings};
+use common::{SOON, Watch, code, namespace, observes, ping, quiet_pair};
 use netobs_tests::{Lab, Netns, Output, netobs_binary};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -44,24 +45,6 @@ fn open_binary(lab: &Lab) -> anyhow::Result<String> {
         copy.display()
     ))?;
     Ok(copy.display().to_string())
-}
-
-#[test]
-fn usage_errors_exit_with_2_and_say_what_is_wrong() -> anyhow::Result<()> {
-    let lab = Lab::new()?;
-    let cases: [(&[&str], &str); 7] = [
-        (&["watch", "--no-such-flag"], "--no-such-flag"),
-        (&["watch", "-i", "0s"], "100ms"),
-        (&["watch", "-i", "50ms"], "100ms"),
-        (&["watch", "-i", "soon"], "soon"),
-        (&["watch", "-n", "0"], "--count"),
-        (&["watch", "-o", "xml"], "xml"),
-        (&["list", "--docker-host", "ssh://elsewhere"], "unix://"),
-    ];
-    for (args, word) in cases {
-        fails(&netobs(&lab, args)?, 2, &[word]);
-    }
-    Ok(())
 }
 
 #[test]
@@ -118,86 +101,6 @@ fn without_capabilities_it_names_them_and_exits_with_3() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_engine_that_is_absent_is_fine_and_one_that_refuses_is_a_warning() -> anyhow::Result<()> {
-    let lab = Lab::new()?;
-    lab.netns_add("plain")?;
-    let sample = |args: &[&str]| -> anyhow::Result<Value> {
-        let output = netobs(&lab, &[&["watch", "--once", "-o", "json"], args].concat())?;
-        anyhow::ensure!(output.status.success(), "{output:?}");
-        Ok(serde_json::from_str(&output.stdout)?)
-    };
-    let absent = sample(&[])?;
-    assert_eq!(absent["warnings"], serde_json::json!([]));
-    assert_eq!(row_names(&absent), ["host", "plain"]);
-
-    let told = format!("unix://{}/nobody.sock", lab.tmp().display());
-    let refusing = lab.tmp().join("refusing.sock");
-    let listener = std::os::unix::net::UnixListener::bind(&refusing)?;
-    // The file stays, and nobody listens behind it.
-    drop(listener);
-    let refused = format!("unix://{}", refusing.display());
-    for (url, reason) in [(&told, "nobody.sock"), (&refused, "refused")] {
-        let sample = sample(&["--docker-host", url])?;
-        let warnings = warnings(&sample, "engine_unreachable");
-        assert_eq!(warnings.len(), 1, "{sample}");
-        let message = warnings[0]["message"].as_str().unwrap_or_default();
-        assert!(message.contains(reason), "{message}");
-        assert_eq!(row_names(&sample), ["host", "plain"], "all the same");
-    }
-
-    // In a table the reason is told once, on standard error.
-    let output = netobs(
-        &lab,
-        &["watch", "-n3", "-i200ms", "--docker-host", &refused],
-    )?;
-    assert!(output.status.success());
-    assert_eq!(
-        output.stderr.matches("refused").count(),
-        1,
-        "{}",
-        output.stderr
-    );
-    Ok(())
-}
-
-#[test]
-fn names_cannot_steer_what_shows_them() -> anyhow::Result<()> {
-    let lab = Lab::new()?;
-    // An escape sequence, a quote, a comma, a line break, and no UTF-8.
-    lab.shell(
-        "n=$(printf '\\033[2J\"x,\\n\\377y'); ip netns add \"$n\"
-         ip link add v1 type veth peer name v2
-         ip link set v2 netns \"$n\"
-         ip -n \"$n\" link set v2 name 'e\"\\,=1'",
-    )?;
-    for args in [
-        &["list"][..],
-        &["list", "-o", "csv"],
-        &["list", "-o", "json"],
-        &["watch", "--once"],
-        &["watch", "--once", "-o", "csv"],
-        &["watch", "--once", "-o", "json"],
-        &["watch", "--once", "-v"],
-        &["doctor"],
-    ] {
-        let output = netobs(&lab, args)?;
-        assert!(output.status.success(), "{output:?}");
-        for text in [&output.stdout, &output.stderr] {
-            assert!(
-                !text.contains('\u{1b}'),
-                "{args:?} lets it through: {text:?}"
-            );
-        }
-    }
-    let list = lab.netobs(["list", "-o", "json"])?.json()?;
-    let expected = "\u{1b}[2J\"x,\n\\xffy";
-    let row = namespace(&list, expected);
-    assert_eq!(row["interfaces"][0]["name"], "e\"\\,=1");
-    assert_eq!(row["interfaces"][0]["peer"]["name"], "v1");
-    Ok(())
-}
-
-#[test]
 fn a_file_that_is_no_namespace_is_named() -> anyhow::Result<()> {
     let lab = Lab::new()?;
     lab.netns_add("real")?;
@@ -214,37 +117,6 @@ fn a_file_that_is_no_namespace_is_named() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_reader_that_leaves_is_fine_and_a_full_disk_is_not() -> anyhow::Result<()> {
-    let lab = Lab::new()?;
-    let binary = netobs_binary()?;
-    let binary = binary.display();
-    for output in ["table", "json", "csv"] {
-        // Endless, but for the pipe that breaks.
-        let script = format!("( {binary} watch -i 100ms -o {output}; echo $? >&2 ) | head -n 1");
-        let mut shell = lab.command("sh").args(["-c", &script]).start()?;
-        let ended = shell.wait(SOON)?;
-        assert_eq!(ended.stderr.trim(), "0", "{ended:?}");
-        assert_eq!(ended.stdout.lines().count(), 1);
-
-        let script = format!("{binary} watch -i 100ms -o {output} > /dev/full");
-        let ended = lab
-            .command("sh")
-            .args(["-c", &script])
-            .start()?
-            .wait(SOON)?;
-        fails(&ended, 1, &["standard output", "No space left"]);
-    }
-    let script = format!("{binary} list > /dev/full");
-    let ended = lab
-        .command("sh")
-        .args(["-c", &script])
-        .start()?
-        .wait(SOON)?;
-    fails(&ended, 1, &["standard output"]);
-    Ok(())
-}
-
-#[test]
 fn signals_are_a_good_end() -> anyhow::Result<()> {
     let lab = Lab::new()?;
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -253,75 +125,6 @@ fn signals_are_a_good_end() -> anyhow::Result<()> {
         assert_eq!(ended.status.code(), Some(0), "{signal}: {ended:?}");
         assert_eq!(ended.stderr, "", "{signal}");
     }
-    Ok(())
-}
-
-#[test]
-fn names_and_patterns_select_and_what_is_not_there_yet_comes() -> anyhow::Result<()> {
-    let lab = Lab::new()?;
-    for name in ["web-1", "web-2", "db"] {
-        lab.netns_add(name)?;
-    }
-    let names = |args: &[&str]| -> anyhow::Result<Vec<String>> {
-        let output = netobs(&lab, &[&["watch", "--once", "-o", "json"], args].concat())?;
-        anyhow::ensure!(output.status.success(), "{output:?}");
-        Ok(row_names(&serde_json::from_str(&output.stdout)?))
-    };
-    assert_eq!(names(&[])?, ["db", "host", "web-1", "web-2"]);
-    assert_eq!(names(&["web-*"])?, ["web-1", "web-2"]);
-    assert_eq!(names(&["web-?", "--exclude", "*2"])?, ["web-1"]);
-    assert_eq!(names(&["host"])?, ["host"]);
-    assert_eq!(names(&["--exclude", "web*,db"])?, ["host"]);
-    let inode = common::inode(&lab, &Netns::Named("db".to_owned()))?;
-    assert_eq!(names(&[&inode.to_string()])?, ["db"]);
-
-    let mut watch = Watch::start(&lab, &["later"])?;
-    let first = watch.fresh()?;
-    assert_eq!(row_names(&first), [""; 0]);
-    assert_eq!(warnings(&first, "no_such_namespace").len(), 1, "{first}");
-    lab.netns_add("later")?;
-    let sample = watch.until("the row", |sample| !rows(sample, "later").is_empty())?;
-    assert!(
-        warnings(&sample, "no_such_namespace").is_empty(),
-        "{sample}"
-    );
-    watch.end()?;
-    Ok(())
-}
-
-#[test]
-fn more_interfaces_than_slots_are_told_and_strict_is_strict() -> anyhow::Result<()> {
-    let lab = Lab::new()?;
-    quiet_pair(&lab)?;
-    // br0, va and vb: one fits.
-    let args = [
-        "watch",
-        "-n2",
-        "-i200ms",
-        "-o",
-        "json",
-        "--max-interfaces",
-        "1",
-    ];
-    let output = netobs(&lab, &args)?;
-    assert!(output.status.success(), "{output:?}");
-    for line in output.stdout.lines() {
-        let sample: Value = serde_json::from_str(line)?;
-        assert_eq!(warnings(&sample, "map_full").len(), 1, "{sample}");
-        let reasons = warnings(&sample, "interface_not_observed");
-        assert_eq!(reasons.len(), 2, "{sample}");
-        for reason in reasons {
-            let message = reason["message"].as_str().unwrap_or_default();
-            assert!(message.contains("--max-interfaces"), "{message}");
-        }
-    }
-    fails(
-        &netobs(&lab, &[&args[..], &["--strict"]].concat())?,
-        5,
-        &["--strict"],
-    );
-    let output = netobs(&lab, &["watch", "--once", "--strict"])?;
-    assert!(output.status.success(), "all is observed: {output:?}");
     Ok(())
 }
 

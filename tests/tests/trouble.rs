@@ -37,40 +37,6 @@ fn said(output: &Output, code_: i32, words: &[&str]) -> anyhow::Result<()> {
 }
 
 #[test]
-fn without_capabilities_it_names_them_and_ends_with_3() -> anyhow::Result<()> {
-    let lab = Lab::new()?;
-    connected(&lab, "there")?;
-    let netobs = netobs_binary()?;
-    let nobody = |args: &[&str]| {
-        let who = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
-        lab.command("setpriv")
-            .args(who)
-            .arg(&netobs)
-            .args(args)
-            .output()
-    };
-    let output = nobody(&["watch", "-n1"])?;
-    said(&output, 3, &["CAP_BPF", "CAP_NET_ADMIN", "root", "setcap"])?;
-    assert_eq!(output.stdout, "");
-    said(&nobody(&["clean"])?, 3, &["CAP_NET_ADMIN"])?;
-
-    // Root without one. The kernel takes CAP_SYS_ADMIN for either.
-    for (keep, missing) in [
-        ("-net_admin,-sys_admin", "CAP_NET_ADMIN"),
-        ("-bpf,-sys_admin", "CAP_BPF"),
-    ] {
-        let output = lab
-            .command("setpriv")
-            .args(["--bounding-set", keep, "--inh-caps", keep, "--"])
-            .arg(&netobs)
-            .args(["watch", "-n1", "-i100ms"])
-            .output()?;
-        said(&output, 3, &[missing])?;
-    }
-    Ok(())
-}
-
-#[test]
 fn wrong_arguments_end_with_2() -> anyhow::Result<()> {
     let lab = Lab::new()?;
     for (args, word) in [

@@ -32,8 +32,8 @@ pub(crate) const LAB: [Needed; 6] = [
 pub(crate) const TESTS: [Needed; 4] = [
     needed("bpftool", "bpftool"),
     needed("iperf3", "iperf3"),
-    needed("ethtool", "ethtool"),
-    needed("tcpdump", "tcpdump"),
+    needed("curl", "curl"),
+    needed("sysctl", "procps"),
 ];
 
 impl Needed {
