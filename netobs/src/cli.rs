@@ -125,8 +125,9 @@ pub struct WatchArgs {
         env = "NETOBS_OUTPUT"
     )]
     pub output: OutputArg,
-    /// How many interfaces can be observed at once; each takes 1 KiB of kernel memory per CPU
-    /// [default: what 64 MiB hold, from 256 to 4096]
+    /// How many interfaces can be observed at once, from this namespace and from inside each other one;
+    /// each takes 1 KiB of kernel memory per CPU [default: what 64 MiB hold, from 256 to 4096; inside
+    /// others what 4 MiB hold, from 16 to 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_INTERFACES")]
     pub max_interfaces: Option<u32>,
     /// Leave /sys/kernel/rcu_expedited alone. Without this netobs sets it for the moment in which it

@@ -28,9 +28,6 @@ use crate::{
     world::{gather::Machine, netlink::CountersByIndex, netns, rcu::Expedited},
 };
 
-/// Slots of a copy of the programs for the inside of one namespace, unless the
-/// user says how many.
-const INSIDE_SLOTS: u32 = 256;
 /// Interfaces of a namespace that have ended and are still listed when the
 /// namespace ends; older ones remain in its totals.
 const REMEMBERED: usize = 8;
@@ -47,7 +44,7 @@ const ORPHAN: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// How to attach.
     pub tc_mode: TcMode,
-    /// Slots for interfaces of our own namespace; `None` for what fits.
+    /// Slots for interfaces of one namespace; `None` for what fits.
     pub max_interfaces: Option<u32>,
     /// Which rows to observe.
     pub selection: Selection,
@@ -339,11 +336,11 @@ impl Observer {
         if scope == self.host_key {
             return Ok(&mut self.host);
         }
-        let slots = self.settings.max_interfaces.unwrap_or(INSIDE_SLOTS);
+        let slots = self.settings.max_interfaces;
         Ok(match self.inside.entry(scope) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Programs::load(Capacity::inside(slots))?)
+                entry.insert(Programs::load(Capacity::inside(slots)?)?)
             }
         })
     }

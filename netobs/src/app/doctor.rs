@@ -30,7 +30,7 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 pub(super) async fn run(config: config::Doctor) -> Result<(), Failure> {
     let mut checks = vec![kernel(), capabilities(), btf()];
     let mut hook = "none";
-    match Programs::load(Capacity::inside(1)) {
+    match Capacity::inside(Some(1)).and_then(Programs::load) {
         Ok(programs) => {
             checks.push(ok("load", "the kernel takes the programs"));
             hook = attach_checks(programs, config.common.tc_mode, &mut checks);

@@ -64,12 +64,9 @@ fn start_log(verbose: u8) {
         _ => LevelFilter::Trace,
     };
     env_logger::Builder::new()
-        // Libraries speak when asked for by name or by -vvv.
-        .filter_level(if verbose > 2 {
-            level
-        } else {
-            LevelFilter::Error
-        })
+        // Libraries speak when asked by name or by -vvv: what they call an error
+        // (an interface name that is not UTF-8) is none here.
+        .filter_level(if verbose > 2 { level } else { LevelFilter::Off })
         .filter_module("netobs", level)
         .filter_module("netobs_ebpf", level)
         .parse_default_env()

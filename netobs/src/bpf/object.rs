@@ -21,9 +21,6 @@ use crate::model::sample::{MapInfo, ProgramInfo};
 /// Entries of the array in front of the hash of interface indexes.
 const NEAR_INDEXES: u32 = 65_536;
 
-/// Counters may take as much unless the user says how many slots there shall be.
-const COUNTER_BYTES: usize = 64 << 20;
-
 /// What the object is compiled to.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netobs-ebpf"));
 
@@ -55,19 +52,35 @@ impl Capacity {
     /// # Errors
     /// Where the number of CPUs cannot be read.
     pub fn host(slots: Option<u32>) -> anyhow::Result<Self> {
-        let slot_bytes = record_index(1, 0, 0, cpus()?) as usize * size_of::<Record>();
-        let fits = u32::try_from(COUNTER_BYTES / slot_bytes)?.clamp(256, 4096);
         Ok(Self {
-            slots: slots.unwrap_or(fits),
+            slots: match slots {
+                Some(slots) => slots,
+                None => slots_in(64 << 20)?.clamp(256, 4096),
+            },
             near: NEAR_INDEXES,
         })
     }
 
-    /// For the few interfaces observed inside one other namespace.
-    #[must_use]
-    pub fn inside(slots: u32) -> Self {
-        Self { slots, near: 1 }
+    /// For the interfaces observed inside one other namespace. Without `slots`:
+    /// as many as 4 MiB hold, from 16 to 256.
+    ///
+    /// # Errors
+    /// Where the number of CPUs cannot be read.
+    pub fn inside(slots: Option<u32>) -> anyhow::Result<Self> {
+        Ok(Self {
+            slots: match slots {
+                Some(slots) => slots,
+                None => slots_in(4 << 20)?.clamp(16, 256),
+            },
+            near: 1,
+        })
     }
+}
+
+/// How many slots fit into `bytes` of counters on this machine.
+fn slots_in(bytes: usize) -> anyhow::Result<u32> {
+    let slot_bytes = record_index(1, 0, 0, cpus()?) as usize * size_of::<Record>();
+    Ok(u32::try_from(bytes / slot_bytes)?)
 }
 
 /// One loaded copy of the programs, for the interfaces of one namespace:
