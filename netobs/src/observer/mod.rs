@@ -1,5 +1,9 @@
 //! Hangs the programs where the inventory says, and reads what they counted.
 
+mod describe;
+mod doubts;
+mod past;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant, SystemTime},
@@ -8,6 +12,11 @@ use std::{
 use anyhow::Context as _;
 use log::{debug, info};
 use netobs_common::{SlotEntry, SlotOwner};
+
+pub use describe::listed;
+use describe::{described, namespace};
+use doubts::{doubts, own_doubts};
+use past::Past;
 
 use crate::{
     bpf::{
@@ -27,10 +36,6 @@ use crate::{
     },
     world::{gather::Machine, netlink::CountersByIndex, netns, rcu::Expedited},
 };
-
-/// Interfaces of a namespace that have ended and are still listed when the
-/// namespace ends; older ones remain in its totals.
-const REMEMBERED: usize = 8;
 
 /// After this time what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -85,34 +90,6 @@ enum Standing {
     Renamed(NsKey),
     /// Somebody else's interface was.
     Moved,
-}
-
-/// What a namespace's interfaces counted that it no longer has.
-#[derive(Default)]
-struct Past {
-    folded: Directions<Counters>,
-    ended: Vec<sample::Interface>,
-}
-
-impl Past {
-    fn remember(&mut self, interface: sample::Interface) {
-        self.ended.push(interface);
-        if self.ended.len() > REMEMBERED
-            && let Some(counters) = self.ended.remove(0).counters
-        {
-            self.folded.rx.add(&counters.rx);
-            self.folded.tx.add(&counters.tx);
-        }
-    }
-
-    fn total(&self) -> Directions<Counters> {
-        let mut sum = self.folded.clone();
-        for counters in self.ended.iter().filter_map(|i| i.counters.as_ref()) {
-            sum.rx.add(&counters.rx);
-            sum.tx.add(&counters.tx);
-        }
-        sum
-    }
 }
 
 /// Everything of ours in the kernel.
@@ -736,87 +713,4 @@ fn flags(interface: &Interface) -> u32 {
 /// Whether two places are the same end, whatever it is called now.
 fn same_end(a: &Place, b: &Place) -> bool {
     std::mem::discriminant(a) == std::mem::discriminant(b)
-}
-
-fn described(interface: &Interface) -> sample::Interface {
-    sample::Interface {
-        name: interface.name.clone(),
-        ifindex: interface.ifindex,
-        mac: interface.mac.clone(),
-        addresses: interface.addresses.clone(),
-        peer: interface.peer.clone(),
-        hook: Hook::None,
-        observed_since: None,
-        reason: None,
-        counters: None,
-        kernel: None,
-        before_attach: None,
-    }
-}
-
-fn namespace(row: &Row) -> sample::Namespace {
-    sample::Namespace {
-        key: row.key,
-        name: row.name.clone(),
-        cookie: row.cookie,
-        inode: row.inode,
-        kind: row.kind,
-        state: State::Up,
-        reason: row.reason.clone(),
-        members: row.members.clone(),
-        interfaces: row.interfaces.iter().map(described).collect(),
-        retired: Directions::default(),
-    }
-}
-
-/// Rows as samples without counters, for `list`.
-#[must_use]
-pub fn listed(rows: &[Row]) -> Vec<sample::Namespace> {
-    rows.iter().map(namespace).collect()
-}
-
-fn doubts(namespaces: &[sample::Namespace]) -> impl Iterator<Item = Warning> + '_ {
-    namespaces.iter().flat_map(|ns| {
-        let unreadable = ns.reason.iter().map(|reason| Warning {
-            code: "namespace_unreadable".to_owned(),
-            namespace: Some(ns.name.clone()),
-            message: reason.clone(),
-        });
-        let unattached = ns.interfaces.iter().filter_map(|interface| {
-            let reason = interface.reason.as_ref()?;
-            let name = interface
-                .name
-                .as_deref()
-                .or(interface.peer.as_ref().map(|p| p.name.as_str()));
-            Some(Warning {
-                code: "interface_not_observed".to_owned(),
-                namespace: Some(ns.name.clone()),
-                message: format!("{}: {reason}", name.unwrap_or("?")),
-            })
-        });
-        unreadable.chain(unattached)
-    })
-}
-
-fn own_doubts(observer: &sample::Observer) -> impl Iterator<Item = Warning> + '_ {
-    let full = observer
-        .maps
-        .iter()
-        .filter(|map| map.full > 0)
-        .map(|map| Warning {
-            code: "map_full".to_owned(),
-            namespace: None,
-            message: format!(
-                "{} is full and some interfaces are not observed: --max-interfaces makes room for more",
-                map.name
-            ),
-        });
-    let lost = (observer.lost > 0).then(|| Warning {
-        code: "packets_lost".to_owned(),
-        namespace: None,
-        message: "packets passed interfaces that had no slot at that moment, and are in no row \
-                  (observer.lost in JSON says how many)"
-            .to_owned(),
-    });
-    full.chain(lost)
 }

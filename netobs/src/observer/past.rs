@@ -1,0 +1,40 @@
+//! What a namespace's interfaces counted that it no longer has.
+
+use crate::model::{
+    counters::{Counters, Directions},
+    sample,
+};
+
+/// Interfaces of a namespace that have ended and are still listed when the
+/// namespace ends; older ones remain in its totals.
+const REMEMBERED: usize = 8;
+
+/// What a namespace's interfaces counted that it no longer has.
+#[derive(Default)]
+pub(super) struct Past {
+    pub(super) folded: Directions<Counters>,
+    pub(super) ended: Vec<sample::Interface>,
+}
+
+impl Past {
+    /// Takes the last state of an interface.
+    pub(super) fn remember(&mut self, interface: sample::Interface) {
+        self.ended.push(interface);
+        if self.ended.len() > REMEMBERED
+            && let Some(counters) = self.ended.remove(0).counters
+        {
+            self.folded.rx.add(&counters.rx);
+            self.folded.tx.add(&counters.tx);
+        }
+    }
+
+    /// What all of them counted.
+    pub(super) fn total(&self) -> Directions<Counters> {
+        let mut sum = self.folded.clone();
+        for counters in self.ended.iter().filter_map(|i| i.counters.as_ref()) {
+            sum.rx.add(&counters.rx);
+            sum.tx.add(&counters.tx);
+        }
+        sum
+    }
+}
