@@ -237,16 +237,6 @@ const _: () = {
     assert!(size_of::<Stray>() == 16);
 };
 
-impl Cell {
-    /// Adds `other` to `self`, field by field.
-    pub fn add(&mut self, other: &Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-        self.segments += other.segments;
-        self.wire_bytes += other.wire_bytes;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
