@@ -55,7 +55,8 @@ pub(crate) fn refresh_lists(packages: &[&str]) -> anyhow::Result<()> {
     sh::run(update.arg("update").arg("--quiet"))
 }
 
-fn lists_are_fresh() -> bool {
+/// Whether the package lists are of the last day.
+pub(crate) fn lists_are_fresh() -> bool {
     let lists = fs::read_dir("/var/lib/apt/lists").into_iter().flatten();
     lists
         .flatten()

@@ -40,12 +40,15 @@ pub(crate) fn find() -> Result<Plan, String> {
         .into_iter()
         .filter(|package| apt::installed(package).is_none())
         .collect();
-    let lists = sh::ask("apt-cache", ["pkgnames", "rustc"]).is_some_and(|names| !names.is_empty());
+    // Old lists, as an image brings them, name a compiler that the archive has
+    // replaced: what they say decides nothing.
+    let lists = apt::lists_are_fresh();
     if let Some(unknown) = rust.iter().find(|package| lists && !apt::known(package)) {
         return Err(format!("apt knows no package {unknown}"));
     }
     let llvm = match rust.contains(&"rustc-web") {
-        true => llvm_of_package(),
+        true if lists => llvm_of_package(),
+        true => None,
         false => llvm_of_rustc(),
     };
     if let Some(llvm) = llvm
