@@ -9,6 +9,8 @@
 
 use core::mem::{offset_of, size_of};
 
+pub mod routes;
+
 /// Version of every layout and meaning in this crate. Raised when a reader
 /// built for an older version would misread a map.
 pub const ABI_VERSION: u32 = 1;

@@ -62,6 +62,8 @@ pub enum Command {
     Watch(WatchArgs),
     /// Namespaces, who lives in them, and their interfaces with host end, bridge and addresses
     List(ListArgs),
+    /// Routing tables per namespace with hits per route, and failed lookups by destination
+    Routes(RoutesArgs),
     /// What this kernel, host and user allow, and who else is attached where
     Doctor(DoctorArgs),
     /// Remove clsact filters that a killed netobs left, and nothing else
@@ -130,11 +132,52 @@ pub struct WatchArgs {
     /// others what 4 MiB hold, from 16 to 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_INTERFACES")]
     pub max_interfaces: Option<u32>,
+    /// Leave route lookups alone: count packets only
+    #[arg(long, env = "NETOBS_NO_LOOKUPS", value_parser = FalseyValueParser::new())]
+    pub no_lookups: bool,
+    /// How many namespaces can have route lookups counted
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
+    pub max_namespaces: u32,
     /// Leave /sys/kernel/rcu_expedited alone. Without this netobs sets it for the moment in which it
     /// attaches to many interfaces at once, which else hold up the host's link operations, and puts
     /// it back
     #[arg(long, env = "NETOBS_NO_EXPEDITE", value_parser = FalseyValueParser::new())]
     pub no_expedite: bool,
+}
+
+/// `netobs routes`.
+#[derive(Debug, Args)]
+pub struct RoutesArgs {
+    /// Which namespaces.
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Time between samples: 1s, 500ms, 1m; at least 100ms
+    #[arg(short, long, default_value = "1s", value_parser = humantime::parse_duration, env = "NETOBS_INTERVAL")]
+    pub interval: Duration,
+    /// Stop after N samples [default: endless, 1 with --once]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), env = "NETOBS_COUNT")]
+    pub count: Option<u64>,
+    /// Print the first sample at once, without waiting for an interval: the tables, with no hits yet
+    #[arg(long, env = "NETOBS_ONCE", value_parser = FalseyValueParser::new())]
+    pub once: bool,
+    /// Output format; json is one object per line and sample
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value = "table",
+        env = "NETOBS_OUTPUT"
+    )]
+    pub output: OutputArg,
+    /// How many namespaces can have route lookups counted
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
+    pub max_namespaces: u32,
+    /// How many destinations can be told apart at once; more are in the totals only
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=10_000_000), env = "NETOBS_MAX_DESTINATIONS")]
+    pub max_destinations: u32,
+    /// How many failed destinations are remembered, the most recent ones
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_FAILURES")]
+    pub max_failures: u32,
 }
 
 /// `netobs list`.
@@ -175,7 +218,7 @@ pub enum OutputArg {
     Table,
     /// For scripts: one object per line
     Json,
-    /// RFC 4180: a header, then one line per namespace (list: per interface)
+    /// RFC 4180: a header, then one line per namespace (list: per interface; routes: per route and failure)
     Csv,
 }
 

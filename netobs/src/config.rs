@@ -77,6 +77,33 @@ pub struct Watch {
     pub max_interfaces: Option<u32>,
     /// Shorten RCU grace periods while many programs come or go.
     pub expedite: bool,
+    /// Observe route lookups.
+    pub lookups: bool,
+    /// Namespaces to make room for.
+    pub max_namespaces: u32,
+}
+
+/// `netobs routes`.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    /// What all commands share.
+    pub common: Common,
+    /// What to observe.
+    pub scope: Scope,
+    /// Between samples.
+    pub interval: Duration,
+    /// Samples to print; `None` for endless.
+    pub count: Option<u64>,
+    /// First sample at once.
+    pub once: bool,
+    /// Format.
+    pub format: Format,
+    /// Namespaces to make room for.
+    pub max_namespaces: u32,
+    /// Destinations to make room for.
+    pub max_destinations: u32,
+    /// Failed destinations to remember.
+    pub max_failures: u32,
 }
 
 /// `netobs list`.
@@ -163,26 +190,53 @@ impl Watch {
     /// # Errors
     /// For an interval out of range, or an engine address that makes no sense.
     pub fn new(global: &cli::Global, args: &cli::WatchArgs) -> Result<Self, Failure> {
-        if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&args.interval) {
-            return Err(Failure::words(
-                Cause::Usage,
-                format!(
-                    "--interval {}: must be from 100ms to 24h",
-                    humantime::format_duration(args.interval)
-                ),
-            ));
-        }
         Ok(Self {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
-            interval: args.interval,
+            interval: interval(args.interval)?,
             count: args.count.or(args.once.then_some(1)),
             once: args.once,
             format: args.output.into(),
             max_interfaces: args.max_interfaces,
             expedite: !args.no_expedite,
+            lookups: !args.no_lookups,
+            max_namespaces: args.max_namespaces,
         })
     }
+}
+
+impl Routes {
+    /// From the arguments.
+    ///
+    /// # Errors
+    /// For an interval out of range, or an engine address that makes no sense.
+    pub fn new(global: &cli::Global, args: &cli::RoutesArgs) -> Result<Self, Failure> {
+        Ok(Self {
+            common: Common::new(global)?,
+            scope: Scope::new(&args.select),
+            interval: interval(args.interval)?,
+            count: args.count.or(args.once.then_some(1)),
+            once: args.once,
+            format: args.output.into(),
+            max_namespaces: args.max_namespaces,
+            max_destinations: args.max_destinations,
+            max_failures: args.max_failures,
+        })
+    }
+}
+
+/// Refuses an interval out of range.
+fn interval(interval: Duration) -> Result<Duration, Failure> {
+    if (MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
+        return Ok(interval);
+    }
+    Err(Failure::words(
+        Cause::Usage,
+        format!(
+            "--interval {}: must be from 100ms to 24h",
+            humantime::format_duration(interval)
+        ),
+    ))
 }
 
 impl List {

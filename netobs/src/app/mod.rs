@@ -35,6 +35,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let config = config::List::new(&cli.global, args)?;
             block_on(list::run(config))
         }
+        Command::Routes(args) => {
+            let _config = config::Routes::new(&cli.global, args)?;
+            todo!()
+        }
         Command::Doctor(args) => {
             let config = config::Doctor::new(&cli.global, args)?;
             block_on(doctor::run(config))

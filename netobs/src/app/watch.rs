@@ -18,14 +18,15 @@ use super::{
     output::{self, Output},
 };
 use crate::{
+    bpf::lookups,
     config::{self, Format},
     error::{Cause, Failure},
-    inventory::build,
+    inventory::{behalf, build},
     model::{
-        sample::{Hook, Sample, State, Warning},
+        sample::{Hook, NsKey, Sample, State, Warning},
         view::View,
     },
-    observer::{Observer, Settings},
+    observer::{LookupObserver, Observer, Settings, Wanted},
     render::{csv, json, table},
     world::{
         engine::{self, Update},
@@ -41,13 +42,14 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// How long a reader has to take the last samples after a signal.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Columns where standard output is no terminal.
-const WIDTH: usize = 80;
+const WIDTH: usize = 100;
 
 /// The state of a run.
 struct Run {
     config: config::Watch,
     machine: Machine,
     observer: Observer,
+    lookups: LookupObserver,
     engine: Option<Warning>,
     standing: Vec<Warning>,
     before: Option<Sample>,
@@ -71,6 +73,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
         machine.host_key(),
     )
     .map_err(explain)?;
+    let lookups = LookupObserver::start(wanted(&config, machine.host_key()));
     let (_socket, events) = Netlink::events().map_err(anyhow::Error::from)?;
     let mut events = pin!(events);
     let mut engine = engine::follow(config.common.engine.clone());
@@ -81,6 +84,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     let mut run = Run {
         machine,
         observer,
+        lookups,
         engine: engine_warning_,
         standing: Vec::new(),
         before: None,
@@ -181,6 +185,19 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     Ok(())
 }
 
+fn wanted(config: &config::Watch, host: NsKey) -> Wanted {
+    if !config.lookups {
+        return Wanted::Nothing;
+    }
+    Wanted::This(lookups::Settings {
+        detail: false,
+        host: host.cookie().unwrap_or(0),
+        namespaces: config.max_namespaces,
+        destinations: 1,
+        failures: 1,
+    })
+}
+
 impl Run {
     fn event(&mut self, event: &LinkEvent) {
         match event {
@@ -200,6 +217,7 @@ impl Run {
         let facts = self.machine.look(depth).await?;
         let rows = build::rows(&facts, self.config.scope.options);
         self.standing = standing(&self.machine, &rows, &self.config.scope);
+        self.lookups.follow(behalf::sources(&facts.host.links, &rows));
         self.observer.apply(rows, &self.machine).await;
         log::trace!("{depth:?} look took {:?}", started.elapsed());
         Ok(())
@@ -207,10 +225,11 @@ impl Run {
 
     async fn frame(&mut self) -> Result<bytes::Bytes, Failure> {
         let warnings = self.engine.iter().chain(&self.standing).cloned().collect();
-        let sample = self
+        let mut sample = self
             .observer
             .sample(&self.machine, host(), SystemTime::now(), warnings)
             .await;
+        self.lookups.complete(&mut sample);
         self.partial |= sample.namespaces.iter().any(|ns| {
             ns.state == State::Up
                 && (ns.reason.is_some() || ns.interfaces.iter().any(|i| i.hook == Hook::None))

@@ -5,5 +5,8 @@ pub mod attach;
 pub mod chain;
 pub mod counters;
 pub mod filters;
+pub mod kernel_types;
+pub mod lookups;
 pub mod object;
 pub mod qdisc;
+mod raw_maps;

@@ -1,5 +1,7 @@
 //! Loads the programs and makes their maps.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
 use anyhow::Context as _;
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
@@ -248,26 +250,46 @@ impl Programs {
     /// while `kernel.bpf_stats_enabled` is set.
     #[must_use]
     pub fn programs(&self) -> Vec<ProgramInfo> {
-        let timed = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
-            .is_ok_and(|text| text.trim() == "1");
-        self.ebpf
-            .programs()
-            .map(|(name, program)| {
-                let info = program.info().ok().filter(|_| timed);
-                ProgramInfo {
-                    name: name.to_owned(),
-                    runs: info.as_ref().map(|info| info.run_count()),
-                    run_ns: info
-                        .as_ref()
-                        .map(|info| u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX)),
-                }
-            })
-            .collect()
+        program_infos(&self.ebpf)
     }
 }
 
+/// What the kernel says of the programs of `ebpf` that are loaded.
+pub(super) fn program_infos(ebpf: &Ebpf) -> Vec<ProgramInfo> {
+    let timed = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
+        .is_ok_and(|text| text.trim() == "1");
+    ebpf.programs()
+        .filter_map(|(name, program)| {
+            let info = program.info().ok()?;
+            let missed = program.fd().ok().and_then(missed);
+            let timed = timed.then_some(info);
+            Some(ProgramInfo {
+                name: name.to_owned(),
+                runs: timed.as_ref().map(|info| info.run_count()),
+                run_ns: timed
+                    .as_ref()
+                    .map(|info| u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX)),
+                missed,
+            })
+        })
+        .collect()
+}
+
+/// Runs that the kernel left out because they would have interrupted another run
+/// of the same program; `None` before Linux 5.12.
+fn missed(program: &aya::programs::ProgramFd) -> Option<u64> {
+    let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
+    std::fs::read_to_string(path)
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
 /// CPUs that this machine can have: columns of the counters.
-fn cpus() -> anyhow::Result<u32> {
+pub(super) fn cpus() -> anyhow::Result<u32> {
     let cpus = nr_cpus()
         .map_err(|(path, error)| anyhow::Error::new(error).context(format!("read {path}")))?;
     Ok(u32::try_from(cpus)?)

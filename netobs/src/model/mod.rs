@@ -2,5 +2,6 @@
 
 pub mod baseline;
 pub mod counters;
+pub mod lookups;
 pub mod sample;
 pub mod view;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     baseline::Baseline,
     counters::{Counters, Directions, KernelCounters},
+    lookups::{Backend, Behalf, Lookups, Unattributed},
 };
 
 /// Identity of a namespace, as good as it could be had.
@@ -23,6 +24,17 @@ pub enum NsKey {
     /// The id that our own namespace has given it, where nothing else leads
     /// to it: no process and no file.
     Nsid(i32),
+}
+
+impl NsKey {
+    /// The cookie, where that is known.
+    #[must_use]
+    pub fn cookie(self) -> Option<u64> {
+        match self {
+            Self::Cookie(cookie) => Some(cookie),
+            Self::Inode(_) | Self::Nsid(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for NsKey {
@@ -197,6 +209,12 @@ pub struct Namespace {
     pub interfaces: Vec<Interface>,
     /// What interfaces counted that the namespace no longer has.
     pub retired: Directions<Counters>,
+    /// Its routing decisions; `None` where they are not observed.
+    #[serde(default)]
+    pub lookups: Option<Lookups>,
+    /// What the host looked up for it, or it for others as the host.
+    #[serde(default)]
+    pub behalf: Behalf,
 }
 
 impl Namespace {
@@ -233,6 +251,10 @@ pub struct ProgramInfo {
     pub runs: Option<u64>,
     /// For how long, in nanoseconds; `None` likewise.
     pub run_ns: Option<u64>,
+    /// Runs that the kernel left out since they would have interrupted another
+    /// run of the same program; `None` for unknown.
+    #[serde(default)]
+    pub missed: Option<u64>,
 }
 
 /// A map of ours in the kernel.
@@ -257,6 +279,9 @@ pub struct Observer {
     pub maps: Vec<MapInfo>,
     /// Packets that our programs saw and could not credit.
     pub lost: u64,
+    /// How routing decisions are observed.
+    #[serde(default)]
+    pub backend: Backend,
 }
 
 /// A doubt about what is shown, with advice.
@@ -279,6 +304,9 @@ pub struct Sample {
     pub host: Host,
     /// One row per namespace, in no order.
     pub namespaces: Vec<Namespace>,
+    /// Decisions of no known namespace; `None` where they are not observed.
+    #[serde(default)]
+    pub unattributed: Option<Unattributed>,
     /// Ourselves.
     pub observer: Observer,
     /// Doubts that stand.

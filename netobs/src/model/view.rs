@@ -4,6 +4,7 @@ use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use super::{
     counters::{Counters, Directions},
+    lookups::Lookups,
     sample::{Namespace, Sample, State},
 };
 
@@ -28,6 +29,18 @@ pub struct Row<'a> {
     /// Per second; `None` in the first sample of a namespace, after a counter
     /// went backwards, and for what is gone.
     pub rates: Option<Directions<Rate>>,
+    /// Routing decisions per second; `None` likewise, and where they are not
+    /// observed.
+    pub lookups: Option<LookupRate>,
+}
+
+/// Routing decisions per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LookupRate {
+    /// All.
+    pub total: f64,
+    /// Failed ones.
+    pub failed: f64,
 }
 
 /// A sample, ready to be shown.
@@ -61,10 +74,16 @@ impl<'a> View<'a> {
                     .zip(old.get(&namespace.key).and_then(|n| n.totals()))
                     .zip(totals.as_ref())
                     .and_then(|((elapsed, old), new)| rates(&old, new, elapsed));
+                let lookups = elapsed
+                    .filter(|_| namespace.state == State::Up)
+                    .zip(old.get(&namespace.key).and_then(|n| n.lookups))
+                    .zip(namespace.lookups)
+                    .and_then(|((elapsed, old), new)| lookup_rate(&old, &new, elapsed));
                 Row {
                     namespace,
                     totals,
                     rates,
+                    lookups,
                 }
             })
             .collect();
@@ -78,6 +97,21 @@ impl<'a> View<'a> {
 }
 
 impl Row<'_> {
+    /// Routing decisions per packet that came or went: over the time since the
+    /// last sample where something did, else since the start. `None` for unknown.
+    #[must_use]
+    pub fn lookups_per_packet(&self) -> Option<f64> {
+        let ratio = |lookups: f64, packets: f64| (packets > 0.0).then(|| lookups / packets);
+        let now = self.lookups.zip(self.rates).and_then(|(lookups, rates)| {
+            ratio(lookups.total, rates.rx.packets + rates.tx.packets)
+        });
+        now.or_else(|| {
+            let totals = self.totals.as_ref()?;
+            let packets = totals.rx.total().packets + totals.tx.total().packets;
+            ratio(self.namespace.lookups?.total() as f64, packets as f64)
+        })
+    }
+
     /// Busiest now, then busiest ever, then by name; what is gone comes last.
     fn rank(&self) -> impl Ord + use<> {
         let now = self
@@ -106,6 +140,17 @@ fn rates(
     Some(Directions {
         rx: rate(&old.rx, &new.rx, elapsed)?,
         tx: rate(&old.tx, &new.tx, elapsed)?,
+    })
+}
+
+fn lookup_rate(old: &Lookups, new: &Lookups, elapsed: Duration) -> Option<LookupRate> {
+    let seconds = elapsed.as_secs_f64();
+    if seconds <= 0.0 {
+        return None;
+    }
+    Some(LookupRate {
+        total: new.total().checked_sub(old.total())? as f64 / seconds,
+        failed: new.failed().checked_sub(old.failed())? as f64 / seconds,
     })
 }
 

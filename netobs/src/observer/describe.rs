@@ -4,6 +4,7 @@ use crate::{
     inventory::build::{Interface, Row},
     model::{
         counters::Directions,
+        lookups::Behalf,
         sample::{self, Hook, State},
     },
 };
@@ -38,6 +39,8 @@ pub(super) fn namespace(row: &Row) -> sample::Namespace {
         members: row.members.clone(),
         interfaces: row.interfaces.iter().map(described).collect(),
         retired: Directions::default(),
+        lookups: None,
+        behalf: Behalf::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod describe;
 mod doubts;
+mod lookups;
 mod past;
 
 use std::{
@@ -14,6 +15,7 @@ use log::{debug, info};
 use netobs_common::{SlotEntry, SlotOwner};
 
 pub use describe::listed;
+pub use lookups::{LookupObserver, Wanted};
 use describe::{described, namespace};
 use doubts::{doubts, own_doubts};
 use past::Past;
@@ -606,6 +608,7 @@ impl Observer {
             time,
             host,
             namespaces,
+            unattributed: None,
             observer,
             warnings,
         }

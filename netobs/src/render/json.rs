@@ -1,13 +1,14 @@
 //! `netobs.sample/1` and `netobs.list/1`: what scripts rely on. The types here
 //! mirror the schema in `docs/`; everything inside may change without them.
 
-use std::{io, time::SystemTime};
+use std::{collections::BTreeMap, io, time::SystemTime};
 
 use serde::Serialize;
 
 use crate::model::{
     baseline::Baseline,
     counters::{Counters, Directions, Family, KernelCounters, Tally},
+    lookups::{Behalf, Failures, Lookups, Origins, Unattributed},
     sample::{Host, Interface, Member, Namespace, Peer, Warning},
     view::{Row, View},
 };
@@ -48,7 +49,7 @@ pub fn list(
     )
 }
 
-fn line(value: &impl Serialize, out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn line(value: &impl Serialize, out: &mut dyn io::Write) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     out.write_all(b"\n")
 }
@@ -66,20 +67,30 @@ struct JsonSample<'a> {
     interval_s: f64,
     host: &'a Host,
     namespaces: Vec<JsonNamespace<'a>>,
-    unattributed: Unattributed,
+    unattributed: JsonUnattributed,
     observer: JsonObserver<'a>,
     warnings: &'a [Warning],
 }
 
-/// Route lookups are not observed by this version: unknown, so null.
 #[derive(Serialize)]
-struct Unattributed {
+pub(super) struct JsonUnattributed {
     route_lookups: Option<u64>,
     failed_lookups: Option<u64>,
 }
 
 #[derive(Serialize)]
-struct JsonObserver<'a> {
+pub(super) struct JsonLookups<'a> {
+    total: u64,
+    failed: u64,
+    ipv4: Option<Origins>,
+    ipv6: Option<Origins>,
+    failures: Failures,
+    on_behalf: Option<&'a BTreeMap<String, u64>>,
+    by_host: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub(super) struct JsonObserver<'a> {
     route_backend: &'static str,
     programs: &'a [crate::model::sample::ProgramInfo],
     maps: &'a [crate::model::sample::MapInfo],
@@ -93,12 +104,12 @@ struct JsonNamespace<'a> {
     interfaces: Vec<JsonInterface<'a>>,
     rx: Option<JsonCounters>,
     tx: Option<JsonCounters>,
-    route_lookups: Option<()>,
+    route_lookups: Option<JsonLookups<'a>>,
     rates: Option<JsonRates>,
 }
 
 #[derive(Serialize)]
-struct JsonHead<'a> {
+pub(super) struct JsonHead<'a> {
     name: &'a str,
     cookie: Option<String>,
     inode: Option<u64>,
@@ -212,12 +223,9 @@ impl<'a> From<&'a View<'a>> for JsonSample<'a> {
             interval_s: view.interval.as_secs_f64(),
             host: &sample.host,
             namespaces: view.rows.iter().map(JsonNamespace::from).collect(),
-            unattributed: Unattributed {
-                route_lookups: None,
-                failed_lookups: None,
-            },
+            unattributed: sample.unattributed.into(),
             observer: JsonObserver {
-                route_backend: "none",
+                route_backend: sample.observer.backend.as_str(),
                 programs: &sample.observer.programs,
                 maps: &sample.observer.maps,
                 lost: sample.observer.lost,
@@ -239,7 +247,7 @@ impl<'a> From<&'a Row<'a>> for JsonNamespace<'a> {
                 .collect(),
             rx: row.totals.as_ref().map(|totals| (&totals.rx).into()),
             tx: row.totals.as_ref().map(|totals| (&totals.tx).into()),
-            route_lookups: None,
+            route_lookups: JsonLookups::of(row.namespace.lookups, &row.namespace.behalf),
             rates: row.rates.map(|rates| JsonRates {
                 rx_packets: rates.rx.packets,
                 rx_bytes: rates.rx.bytes,
@@ -247,9 +255,34 @@ impl<'a> From<&'a Row<'a>> for JsonNamespace<'a> {
                 tx_packets: rates.tx.packets,
                 tx_bytes: rates.tx.bytes,
                 tx_segments: rates.tx.segments,
-                route_lookups: None,
-                failed_lookups: None,
+                route_lookups: row.lookups.map(|lookups| lookups.total),
+                failed_lookups: row.lookups.map(|lookups| lookups.failed),
             }),
+        }
+    }
+}
+
+impl<'a> JsonLookups<'a> {
+    /// Of a namespace; `None` where its lookups are not observed.
+    pub(super) fn of(lookups: Option<Lookups>, behalf: &'a Behalf) -> Option<Self> {
+        let lookups = lookups?;
+        Some(Self {
+            total: lookups.total(),
+            failed: lookups.failed(),
+            ipv4: lookups.ipv4,
+            ipv6: lookups.ipv6,
+            failures: lookups.failures,
+            on_behalf: behalf.on_behalf.as_ref(),
+            by_host: behalf.by_host,
+        })
+    }
+}
+
+impl From<Option<Unattributed>> for JsonUnattributed {
+    fn from(unattributed: Option<Unattributed>) -> Self {
+        Self {
+            route_lookups: unattributed.map(|u| u.lookups),
+            failed_lookups: unattributed.map(|u| u.failed),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What touches the machine: namespaces, netlink, /proc, container engines.
 
+pub mod cgroup;
 pub mod engine;
 pub mod gather;
 pub mod netlink;

@@ -1,0 +1,230 @@
+//! What is counted of a decision, and how it is taken back.
+//!
+//! The kernel's tracepoints fire per table that is visited. A visit that looks
+//! like the end of a decision is counted as such; where another visit for the
+//! same flow follows (a rule suppressed the route, or the last table was not
+//! the last), what was counted is taken back.
+
+use core::{arch::asm, hint::black_box};
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use netobs_common::routes::{
+    FAILED, FailureKey, HitKey, Lookups, ORIGIN_FORWARD, STATE_FAILED, STATE_HIT, STATE_OPEN, Work,
+};
+
+use crate::{
+    kernel::{NETOBS_DETAIL, Object},
+    maps,
+};
+
+/// Local addresses: what every decision looks at first, where rules are used.
+pub const TABLE_LOCAL: u32 = 255;
+/// Where routes are unless somebody says otherwise.
+pub const TABLE_MAIN: u32 = 254;
+/// What is looked at last, where it exists.
+pub const TABLE_DEFAULT: u32 = 253;
+
+/// Adds with an atomic instruction: a program on another CPU, or one that
+/// interrupts us, may add at the same time.
+///
+/// Rust has no atomic addition for this target, the kernel has had one from its
+/// first BPF on.
+/// <https://github.com/torvalds/linux/blob/v6.18/Documentation/bpf/standardization/instruction-set.rst>
+#[inline(always)]
+pub fn add(counter: *mut u64, amount: u64) {
+    // SAFETY: the counter is in a map's value: aligned, and alive while we run;
+    // the verifier checks both.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {amount}",
+            counter = in(reg) counter,
+            amount = in(reg) amount,
+            options(nostack),
+        );
+    }
+}
+
+/// Takes up `flow`: true where this visit belongs to the same decision as the
+/// last one on this CPU.
+#[inline(always)]
+pub fn take_up(work: &mut Work, flow: Object, destination: u32, table: u32) -> bool {
+    let flow = flow as u64;
+    if work.flow == flow
+        && work.flow_destination == destination
+        && work.flow_table != table
+        && table != TABLE_LOCAL
+    {
+        return true;
+    }
+    work.flow = flow;
+    work.flow_destination = destination;
+    work.flow_table = table;
+    work.flow_state = STATE_OPEN;
+    false
+}
+
+/// Forgets the flow: what comes next is another decision.
+#[inline(always)]
+pub fn let_go(work: &mut Work) {
+    work.flow = 0;
+}
+
+#[inline(always)]
+fn lookups(cookie: u64) -> Option<*mut Lookups> {
+    if let Some(found) = maps::NETOBS_LOOKUPS.get_ptr_mut(cookie) {
+        return Some(found);
+    }
+    let empty = Lookups {
+        decisions: [[0; 4]; 2],
+        classes: [0; 8],
+    };
+    // Another CPU may have been first; full is the one failure that matters,
+    // and the next line tells.
+    let _ = maps::NETOBS_LOOKUPS.insert(cookie, empty, BPF_NOEXIST.into());
+    maps::NETOBS_LOOKUPS.get_ptr_mut(cookie)
+}
+
+/// `index` in an array whose length is `mask` + 1. The compiler may know the bound
+/// already and leave the mask out; the verifier knows nothing unless it sees it.
+#[inline(always)]
+fn within(index: u32, mask: u32) -> usize {
+    (black_box(index) & mask) as usize
+}
+
+/// Counts a decision of the namespace `cookie` by `amount` (1, or minus 1).
+#[inline(always)]
+fn decision(cookie: u64, family: u32, origin: u32, amount: u64) {
+    let Some(astray) = maps::astray() else { return };
+    // SAFETY: only addresses are taken.
+    unsafe {
+        if cookie == 0 {
+            add(&raw mut (*astray).lookups, amount);
+            return;
+        }
+        match lookups(cookie) {
+            Some(lookups) => add(
+                &raw mut (*lookups).decisions[within(family, 1)][within(origin, 3)],
+                amount,
+            ),
+            None => add(&raw mut (*astray).lookups_full, amount),
+        }
+    }
+}
+
+/// Counts a failure of the namespace in `key`.
+#[inline(always)]
+fn failed(key: &FailureKey, amount: u64) {
+    // SAFETY: only addresses are taken.
+    unsafe {
+        if key.cookie == 0 {
+            if let Some(astray) = maps::astray() {
+                add(&raw mut (*astray).failed, amount);
+            }
+        } else if let Some(lookups) = lookups(key.cookie) {
+            add(
+                &raw mut (*lookups).decisions[within(key.family.into(), 1)][FAILED as usize],
+                amount,
+            );
+            add(
+                &raw mut (*lookups).classes[within(key.class.into(), 7)],
+                amount,
+            );
+        }
+    }
+    if NETOBS_DETAIL.load() == 0 {
+        return;
+    }
+    if maps::NETOBS_FAILURES.get_ptr_mut(key).is_none() {
+        // The least recent one makes room.
+        let _ = maps::NETOBS_FAILURES.insert(key, 0, BPF_NOEXIST.into());
+    }
+    if let Some(count) = maps::NETOBS_FAILURES.get_ptr_mut(key) {
+        add(count, amount);
+    }
+}
+
+/// Counts a hit of a route, without the decision.
+#[inline(always)]
+fn route_hit(key: &HitKey, amount: u64) {
+    if NETOBS_DETAIL.load() == 0 {
+        return;
+    }
+    if let Some(count) = maps::NETOBS_HITS.get_ptr_mut(key) {
+        add(count, amount);
+        return;
+    }
+    let _ = maps::NETOBS_HITS.insert(key, 0, BPF_NOEXIST.into());
+    match maps::NETOBS_HITS.get_ptr_mut(key) {
+        Some(count) => add(count, amount),
+        None => {
+            if let Some(astray) = maps::astray() {
+                // SAFETY: only an address is taken.
+                add(unsafe { &raw mut (*astray).hits_full }, amount);
+            }
+        }
+    }
+}
+
+/// A decision ended with a route.
+#[inline(always)]
+pub fn hit(work: &mut Work, key: &HitKey) {
+    decision(key.cookie, key.family.into(), key.origin.into(), 1);
+    route_hit(key, 1);
+    work.hit = *key;
+    work.flow_origin = key.origin.into();
+    work.flow_state = STATE_HIT;
+}
+
+/// A decision failed.
+#[inline(always)]
+pub fn failure(work: &mut Work, key: &FailureKey) {
+    decision(key.cookie, key.family.into(), key.origin.into(), 1);
+    failed(key, 1);
+    work.failure = *key;
+    work.flow_origin = key.origin.into();
+    work.flow_state = STATE_FAILED;
+}
+
+/// A decision ended with a route that rejects: a hit of that route, and a
+/// failure.
+#[inline(always)]
+pub fn rejected(work: &mut Work, hit: &HitKey, key: &FailureKey) {
+    failure(work, key);
+    route_hit(hit, 1);
+}
+
+/// A packet failed after its decision, or without one: `counted` tells which.
+#[inline(always)]
+pub fn dropped(key: &FailureKey, counted: bool) {
+    if !counted {
+        decision(key.cookie, key.family.into(), key.origin.into(), 1);
+    }
+    failed(key, 1);
+}
+
+/// The same for a route that rejects.
+#[inline(always)]
+pub fn dropped_by(hit: &HitKey, key: &FailureKey) {
+    dropped(key, false);
+    route_hit(hit, 1);
+}
+
+/// Takes back what was counted for the flow, whose decision goes on.
+#[inline(always)]
+pub fn take_back(work: &mut Work) {
+    const BACK: u64 = u64::MAX;
+    let state = work.flow_state;
+    work.flow_state = STATE_OPEN;
+    if state == STATE_HIT {
+        let key = work.hit;
+        decision(key.cookie, key.family.into(), key.origin.into(), BACK);
+        route_hit(&key, BACK);
+        if u32::from(key.origin) == ORIGIN_FORWARD {
+            work.input_counted = 0;
+        }
+    } else if state == STATE_FAILED {
+        let key = work.failure;
+        decision(key.cookie, key.family.into(), key.origin.into(), BACK);
+        failed(&key, BACK);
+    }
+}

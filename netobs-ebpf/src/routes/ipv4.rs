@@ -1,0 +1,291 @@
+//! IPv4 decisions, from visits to tables.
+//!
+//! What the kernel does: `ip_route_output_key_hash_rcu()` and
+//! `ip_route_input_slow()` in
+//! <https://github.com/torvalds/linux/blob/v6.18/net/ipv4/route.c>, the visits
+//! in <https://github.com/torvalds/linux/blob/v6.18/net/ipv4/fib_trie.c>.
+
+use aya_ebpf::programs::BtfTracePointContext;
+use netobs_common::routes::{
+    ABSENT, CLASS_BLACKHOLE, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_UNREACHABLE, FAMILY_IPV4,
+    FailureKey, HIT_GATEWAY6, HIT_IMPLICIT, HitKey, ORIGIN_FORWARD, ORIGIN_INPUT, ORIGIN_OUTPUT,
+    PREFIX_UNKNOWN, Work,
+};
+
+use crate::{
+    account::{self, TABLE_DEFAULT, TABLE_MAIN},
+    behalf,
+    kernel::*,
+    maps, senders,
+};
+
+/// `LOOPBACK_IFINDEX`: what flows of local senders have for an input interface.
+pub const LOOPBACK: u32 = 1;
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// `RT_SCOPE_NOWHERE`: the scope of a local address's next hop.
+const SCOPE_NOWHERE: u8 = 255;
+
+/// `RTN_*`.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/rtnetlink.h>
+pub mod route_type {
+    pub const UNICAST: u8 = 1;
+    pub const LOCAL: u8 = 2;
+    pub const BROADCAST: u8 = 3;
+    pub const ANYCAST: u8 = 4;
+    pub const MULTICAST: u8 = 5;
+    pub const BLACKHOLE: u8 = 6;
+    pub const UNREACHABLE: u8 = 7;
+    pub const PROHIBIT: u8 = 8;
+}
+
+const EAGAIN: i32 = 11;
+const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
+const EHOSTUNREACH: i32 = 113;
+
+/// How many packets a driver may hand over before the first of them is looked
+/// up.
+const BATCH: u64 = 64;
+
+/// What a program reads of an IPv4 flow.
+struct Flow {
+    object: Object,
+    iif: u32,
+    protocol: u8,
+    source: u32,
+    destination: u32,
+}
+
+/// One visit to a table.
+#[inline(always)]
+pub fn visit(ctx: &BtfTracePointContext) {
+    let table = ctx.arg::<u64>(0) as u32;
+    let object: Object = ctx.arg(1);
+    let hop: Object = ctx.arg(2);
+    let error = ctx.arg::<u64>(3) as i32;
+
+    let iif: u32 = load(object, &OFF_FL4_IIF);
+    let protocol: u8 = load(object, &OFF_FL4_PROTO);
+    // Neither sent nor received: a check of what an address is (0), or of where
+    // a packet may have come from (1, without a protocol).
+    if iif == 0 || (iif == LOOPBACK && protocol == 0) {
+        return;
+    }
+    let flow = Flow {
+        object,
+        iif,
+        protocol,
+        source: load(object, &OFF_FL4_SADDR),
+        destination: load(object, &OFF_FL4_DADDR),
+    };
+    let Some(work) = maps::work() else { return };
+    if checks_source(work, &flow, error) {
+        return;
+    }
+    let asked_by_arp = iif != LOOPBACK && is_arp(work, &flow, error);
+    if iif != LOOPBACK && error != -EAGAIN {
+        // What follows may be the lookup of its source.
+        work.input_source = flow.source;
+        work.input_destination = flow.destination;
+        work.input_protocol = protocol.into();
+        work.input_at = work.received;
+        work.input_counted = 0;
+        work.input_open = 1;
+    }
+    if asked_by_arp {
+        account::let_go(work);
+        return;
+    }
+    let goes_on = account::take_up(work, object, flow.destination, table);
+    match error {
+        0 => found(work, &flow, table, hop, goes_on),
+        _ if error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT => {}
+        // A received packet that finds no route is dropped, and counted there:
+        // the drop tells its namespace.
+        _ if iif == LOOPBACK => not_found(work, &flow, table, error, goes_on),
+        _ => {}
+    }
+}
+
+/// Source validation (rp_filter and the like): a lookup right behind that of a
+/// received packet, with source and destination exchanged. Local senders have a
+/// protocol; a check has one only where the rules made the kernel look for ports,
+/// and then the packet's own lookup had the same.
+#[inline(always)]
+fn checks_source(work: &mut Work, flow: &Flow, error: i32) -> bool {
+    let is = work.input_open != 0
+        && work.input_at == work.received
+        && work.input_source == flow.destination
+        && work.input_destination == flow.source
+        && work.input_protocol == u32::from(flow.protocol);
+    if is && error != -EAGAIN {
+        work.input_open = 0;
+    }
+    is
+}
+
+/// ARP asks where a request's target is, packet or not.
+#[inline(always)]
+fn is_arp(work: &mut Work, flow: &Flow, error: i32) -> bool {
+    let is = work.arp_ifindex == flow.iif
+        && work.arp_sender == flow.source
+        && work.arp_target == flow.destination
+        && work.received.wrapping_sub(work.arp_at) <= BATCH;
+    if is && error != -EAGAIN {
+        work.arp_ifindex = 0;
+    }
+    is
+}
+
+#[inline(always)]
+fn found(work: &mut Work, flow: &Flow, table: u32, hop: Object, goes_on: bool) {
+    if hop.is_null() {
+        return;
+    }
+    let device: Object = load(hop, &OFF_NHC_DEV);
+    let cookie = cookie_of(device);
+    let gateway_family: u8 = load(hop, &OFF_NHC_GW_FAMILY);
+    let route_type = route_type(flow, hop, gateway_family);
+    let origin = match route_type {
+        _ if flow.iif == LOOPBACK => ORIGIN_OUTPUT,
+        route_type::LOCAL
+        | route_type::BROADCAST
+        | route_type::ANYCAST
+        | route_type::MULTICAST => ORIGIN_INPUT,
+        _ => ORIGIN_FORWARD,
+    };
+    let (gateway, flags) = match gateway_family {
+        AF_INET => (address4(load(hop, &OFF_NHC_GW)), 0),
+        AF_INET6 => (load_address6(hop, &OFF_NHC_GW), HIT_GATEWAY6),
+        _ => ([0; 16], 0),
+    };
+    let key = HitKey {
+        cookie,
+        destination: address4(flow.destination),
+        gateway,
+        table,
+        ifindex: load(hop, &OFF_NHC_OIF),
+        family: FAMILY_IPV4 as u8,
+        origin: origin as u8,
+        route_type,
+        prefix_len: PREFIX_UNKNOWN,
+        flags,
+        reserved: [0; 3],
+    };
+    if goes_on {
+        account::take_back(work);
+    }
+    account::hit(work, &key);
+    if flow.iif != LOOPBACK {
+        work.input_counted = origin + 1;
+        if origin == ORIGIN_FORWARD {
+            behalf::forwarded(cookie, flow.iif, FAMILY_IPV4, address4(flow.source));
+        }
+    }
+}
+
+/// The route's type as far as it matters; 0 for unicast or unknown. A next hop
+/// tells local ones by its scope, and a gateway makes it unicast; only what is
+/// received for a neighbour of ours takes a look at the route itself.
+#[inline(always)]
+fn route_type(flow: &Flow, hop: Object, gateway_family: u8) -> u8 {
+    if load::<u8>(hop, &OFF_NHC_SCOPE) == SCOPE_NOWHERE {
+        return route_type::LOCAL;
+    }
+    if gateway_family != 0 {
+        return route_type::UNICAST;
+    }
+    // Next hop objects are never a broadcast's, and have no such parent.
+    if flow.iif == LOOPBACK || load::<u8>(hop, &OFF_NHC_FAMILY) != AF_INET {
+        return 0;
+    }
+    let parent = hop as u64 + u64::from(OFF_NH_PARENT.load());
+    match probe::<u64>(parent) {
+        Some(route) if route != 0 => probe(route + u64::from(OFF_FI_TYPE.load())).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn not_found(work: &mut Work, flow: &Flow, table: u32, error: i32, goes_on: bool) {
+    let cookie = senders::cookie_for(flow.destination);
+    let oif: u32 = load(flow.object, &OFF_FL4_OIF);
+    // For a socket that is bound to an interface the kernel takes the
+    // destination to be on that link, routes or not.
+    if oif != 0 && (!has_l3mdev(flow.object) || is_multicast(flow.destination)) {
+        let key = HitKey {
+            cookie,
+            destination: address4(flow.destination),
+            gateway: [0; 16],
+            table: 0,
+            ifindex: oif,
+            family: FAMILY_IPV4 as u8,
+            origin: ORIGIN_OUTPUT as u8,
+            route_type: route_type::UNICAST,
+            prefix_len: PREFIX_UNKNOWN,
+            flags: HIT_IMPLICIT,
+            reserved: [0; 3],
+        };
+        if goes_on {
+            account::take_back(work);
+        }
+        account::hit(work, &key);
+        return;
+    }
+    let (class, route_type) = match error {
+        e if e == -EINVAL => (CLASS_BLACKHOLE, route_type::BLACKHOLE),
+        e if e == -EHOSTUNREACH => (CLASS_UNREACHABLE, route_type::UNREACHABLE),
+        e if e == -EACCES => (CLASS_PROHIBIT, route_type::PROHIBIT),
+        _ => (CLASS_NO_ROUTE, 0),
+    };
+    let key = FailureKey {
+        cookie,
+        destination: address4(flow.destination),
+        reason: 0,
+        family: FAMILY_IPV4 as u8,
+        origin: ORIGIN_OUTPUT as u8,
+        class: class as u8,
+        reserved: 0,
+    };
+    if goes_on {
+        account::take_back(work);
+    }
+    if route_type == 0 {
+        account::failure(work, &key);
+        return;
+    }
+    let hit = rejecting(cookie, flow.destination, table, ORIGIN_OUTPUT, route_type);
+    account::rejected(work, &hit, &key);
+}
+
+/// The hit of a route that rejects.
+#[inline(always)]
+pub fn rejecting(cookie: u64, destination: u32, table: u32, origin: u32, kind: u8) -> HitKey {
+    HitKey {
+        cookie,
+        destination: address4(destination),
+        gateway: [0; 16],
+        table,
+        ifindex: 0,
+        family: FAMILY_IPV4 as u8,
+        origin: origin as u8,
+        route_type: kind,
+        prefix_len: PREFIX_UNKNOWN,
+        flags: 0,
+        reserved: [0; 3],
+    }
+}
+
+/// Whether the flow is one of a VRF.
+#[inline(always)]
+fn has_l3mdev(flow: Object) -> bool {
+    OFF_FL4_L3MDEV.load() != ABSENT && load::<u32>(flow, &OFF_FL4_L3MDEV) != 0
+}
+
+#[inline(always)]
+fn is_multicast(address: u32) -> bool {
+    (u32::from_be(address) >> 28) == 0xe
+}

@@ -1,0 +1,139 @@
+//! IPv6 decisions, from visits to tables: `fib6_table_lookup()` in
+//! <https://github.com/torvalds/linux/blob/v6.18/net/ipv6/route.c>.
+
+use core::hint::black_box;
+
+use aya_ebpf::programs::BtfTracePointContext;
+use netobs_common::routes::{
+    CLASS_BLACKHOLE, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_UNREACHABLE, FAMILY_IPV6, FailureKey,
+    HIT_GATEWAY6, HitKey, ORIGIN_FORWARD, ORIGIN_INPUT, ORIGIN_OUTPUT,
+};
+
+use crate::{
+    account::{self, TABLE_MAIN},
+    behalf,
+    ipv4::{LOOPBACK, route_type},
+    kernel::*,
+    maps,
+};
+
+const AF_INET6: u8 = 10;
+/// `RTN_THROW`: look in the next table.
+const THROW: u8 = 9;
+
+/// One visit to a table.
+#[inline(always)]
+pub fn visit(ctx: &BtfTracePointContext) {
+    let net: Object = ctx.arg(0);
+    let result: Object = ctx.arg(1);
+    let table: Object = ctx.arg(2);
+    let flow: Object = ctx.arg(3);
+
+    let iif: u32 = load(flow, &OFF_FL6_IIF);
+    if iif == 0 || (iif == LOOPBACK && load::<u8>(flow, &OFF_FL6_PROTO) == 0) {
+        return;
+    }
+    let cookie: u64 = load(net, &OFF_NET_COOKIE);
+    let table: u32 = load(table, &OFF_TB6_ID);
+    let destination = load_address6(flow, &OFF_FL6_DADDR);
+    let Some(work) = maps::work() else { return };
+    let goes_on = account::take_up(work, flow, fold(&destination), table);
+
+    let none: Object = load(net, &OFF_NET_NULL6);
+    let route: Object = load(result, &OFF_RES6_F6I);
+    // A value of its own: the compiler would calculate with the pointers, which
+    // the verifier forbids.
+    let is_none = black_box(route == none);
+    let kind: u8 = load(result, &OFF_RES6_TYPE);
+    let class = match kind {
+        // Here lookups end; elsewhere they go on.
+        _ if is_none || kind == THROW => {
+            if table != TABLE_MAIN {
+                return;
+            }
+            Some(CLASS_NO_ROUTE)
+        }
+        route_type::BLACKHOLE => Some(CLASS_BLACKHOLE),
+        route_type::UNREACHABLE => Some(CLASS_UNREACHABLE),
+        route_type::PROHIBIT => Some(CLASS_PROHIBIT),
+        _ => None,
+    };
+    let origin = match kind {
+        _ if iif == LOOPBACK => ORIGIN_OUTPUT,
+        route_type::LOCAL | route_type::ANYCAST | route_type::MULTICAST => ORIGIN_INPUT,
+        _ => ORIGIN_FORWARD,
+    };
+    if goes_on {
+        account::take_back(work);
+    }
+    let failure = |class: u32| FailureKey {
+        cookie,
+        destination,
+        reason: 0,
+        family: FAMILY_IPV6 as u8,
+        origin: origin as u8,
+        class: class as u8,
+        reserved: 0,
+    };
+    if origin == ORIGIN_FORWARD {
+        let source = load_address6(flow, &OFF_FL6_SADDR);
+        behalf::forwarded(cookie, iif, FAMILY_IPV6, source);
+    }
+    if class == Some(CLASS_NO_ROUTE) {
+        account::failure(work, &failure(CLASS_NO_ROUTE));
+        return;
+    }
+    let hop: Object = load(result, &OFF_RES6_NH);
+    let (gateway, flags, ifindex) = next_hop(hop);
+    let key = HitKey {
+        cookie,
+        destination: load_address6(route, &OFF_F6I_ADDR),
+        gateway,
+        table,
+        ifindex,
+        family: FAMILY_IPV6 as u8,
+        origin: origin as u8,
+        route_type: kind,
+        prefix_len: load::<u32>(route, &OFF_F6I_LEN) as u8,
+        flags,
+        reserved: [0; 3],
+    };
+    match class {
+        Some(class) => account::rejected(work, &key, &failure(class)),
+        None => account::hit(work, &key),
+    }
+}
+
+#[inline(always)]
+fn next_hop(hop: Object) -> ([u8; 16], u8, u32) {
+    if hop.is_null() {
+        return ([0; 16], 0, 0);
+    }
+    // The common part is a structure inside: its offset adds to theirs.
+    let at = OFF_NH6_COMMON.load();
+    let device: Object = load_at(hop, at + OFF_NHC_DEV.load());
+    let ifindex = if device.is_null() {
+        0
+    } else {
+        load(device, &OFF_DEV_IFINDEX)
+    };
+    if load_at::<u8>(hop, at + OFF_NHC_GW_FAMILY.load()) != AF_INET6 {
+        return ([0; 16], 0, ifindex);
+    }
+    let gateway = at + OFF_NHC_GW.load();
+    let words_ = words([
+        load_at(hop, gateway),
+        load_at(hop, gateway + 4),
+        load_at(hop, gateway + 8),
+        load_at(hop, gateway + 12),
+    ]);
+    (words_, HIT_GATEWAY6, ifindex)
+}
+
+/// Enough of an address to tell one flow from the next.
+#[inline(always)]
+fn fold(address: &[u8; 16]) -> u32 {
+    // SAFETY: both are 16 bytes of plain data.
+    let words: [u32; 4] = unsafe { core::mem::transmute(*address) };
+    words[0] ^ words[1].rotate_left(8) ^ words[2].rotate_left(16) ^ words[3]
+}

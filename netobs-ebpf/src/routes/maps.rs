@@ -1,0 +1,50 @@
+//! The maps, BTF-typed so that `bpftool map dump` prints their fields. The
+//! sizes here are placeholders: the loader sets the real ones.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
+    macros::btf_map,
+};
+use netobs_common::routes::{Astray, BehalfKey, FailureKey, HitKey, Lookups, Sender, Work};
+
+/// Memory as entries come: most machines have few.
+const GROW: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static NETOBS_LOOKUPS: PerCpuHashMap<u64, Lookups, 1, GROW> = PerCpuHashMap::new();
+
+#[btf_map]
+pub static NETOBS_HITS: HashMap<HitKey, u64, 1, GROW> = HashMap::new();
+
+#[btf_map]
+pub static NETOBS_FAILURES: LruHashMap<FailureKey, u64, 1> = LruHashMap::new();
+
+#[btf_map]
+pub static NETOBS_SENDERS: LruHashMap<u32, Sender, 1> = LruHashMap::new();
+
+#[btf_map]
+pub static NETOBS_BEHALF: HashMap<BehalfKey, u64, 1, GROW> = HashMap::new();
+
+#[btf_map]
+static NETOBS_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
+#[btf_map]
+static NETOBS_ASTRAY: PerCpuArray<Astray, 1> = PerCpuArray::new();
+
+/// This CPU's notes on the decision under way.
+///
+/// Several programs share them, and one that runs for a received packet may
+/// interrupt one that runs for a local sender: each writes only its own part.
+/// The kernel lets no program interrupt itself.
+#[inline(always)]
+pub fn work() -> Option<&'static mut Work> {
+    // SAFETY: per CPU, see above; the map outlives the program.
+    NETOBS_WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// This CPU's record of what is in no account.
+#[inline(always)]
+pub fn astray() -> Option<*mut Astray> {
+    NETOBS_ASTRAY.get_ptr_mut(0)
+}

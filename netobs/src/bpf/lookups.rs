@@ -1,0 +1,520 @@
+//! The programs that follow routing decisions, and what they counted.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::File,
+    io::ErrorKind,
+    path::Path,
+};
+
+use anyhow::Context as _;
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod, include_bytes_aligned,
+    maps::{Map, MapData, PerCpuArray},
+    programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, ProgramError},
+};
+use log::debug;
+use netobs_common::routes::{
+    ABSENT, Astray, BehalfKey, DROP_REASONS, FIELDS_DROP, FIELDS_IPV4, FIELDS_IPV6, FIELDS_RECEIVE,
+    FailureKey, Field, HitKey, Lookups, names,
+};
+
+use super::{
+    kernel_types::{KernelTypes, VMLINUX},
+    object::{cpus, program_infos},
+    raw_maps::{self, Bytes},
+};
+use crate::{
+    model::{
+        lookups::{self, Backend, Unattributed},
+        sample::{MapInfo, ProgramInfo, Warning},
+    },
+    world::cgroup,
+};
+
+/// What the object is compiled to.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netobs-routes"));
+
+/// Threads that may be about to look a route up at one time.
+const SENDERS: u32 = 8192;
+/// Addresses behind the host's interfaces.
+const BEHALF: u32 = 16_384;
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Bits<T: Copy>(T);
+
+#[expect(unsafe_code, reason = "aya wants to know that a value is plain bytes")]
+// SAFETY: `repr(C)`, integers only, no padding (asserted in netobs-common).
+unsafe impl Pod for Bits<Astray> {}
+
+macro_rules! plain {
+    ($($kind:ty),*) => { $(
+        #[expect(unsafe_code, reason = "the kernel fills it with bytes")]
+        // SAFETY: as above.
+        unsafe impl Bytes for $kind {}
+    )* };
+}
+
+plain!(HitKey, FailureKey, BehalfKey, Lookups);
+
+/// How to follow decisions, and how much room to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Count per route and destination, not totals only.
+    pub detail: bool,
+    /// Cookie of our own namespace, 0 for unknown.
+    pub host: u64,
+    /// Namespaces.
+    pub namespaces: u32,
+    /// Pairs of a destination and what it met.
+    pub destinations: u32,
+    /// Failed destinations.
+    pub failures: u32,
+}
+
+/// A part that works or not by itself.
+struct Feature {
+    program: &'static str,
+    tracepoint: &'static str,
+    fields: &'static [Field],
+    /// What is missing without it.
+    purpose: &'static str,
+}
+
+/// The parts of the `tracepoint` backend.
+const FEATURES: [Feature; 4] = [
+    Feature {
+        program: names::PROG_IPV4,
+        tracepoint: "fib_table_lookup",
+        fields: &FIELDS_IPV4,
+        purpose: "IPv4 route lookups are not observed",
+    },
+    Feature {
+        program: names::PROG_IPV6,
+        tracepoint: "fib6_table_lookup",
+        fields: &FIELDS_IPV6,
+        purpose: "IPv6 route lookups are not observed",
+    },
+    Feature {
+        program: names::PROG_DROP,
+        tracepoint: "kfree_skb",
+        fields: &FIELDS_DROP,
+        purpose: "failed IPv4 lookups of received packets are not observed",
+    },
+    Feature {
+        program: names::PROG_RECEIVE,
+        tracepoint: "netif_receive_skb",
+        fields: &FIELDS_RECEIVE,
+        purpose: "IPv4 lookups that ARP and source validation cause may be counted too",
+    },
+];
+
+/// Socket calls that tell the namespace of lookups that fail.
+const SENDER_PROGRAMS: [&str; 4] = [
+    names::PROG_CONNECT4,
+    names::PROG_CONNECT6,
+    names::PROG_SENDMSG4,
+    names::PROG_SENDMSG6,
+];
+
+/// The programs, attached, and their maps.
+pub struct LookupPrograms {
+    ebpf: Ebpf,
+    lookups: MapData,
+    hits: MapData,
+    failures: MapData,
+    behalf: MapData,
+    astray: PerCpuArray<MapData, Bits<Astray>>,
+    cpus: usize,
+    settings: Settings,
+    reasons: BTreeMap<u32, String>,
+    doubts: Vec<Warning>,
+    ipv4: bool,
+    ipv6: bool,
+}
+
+impl LookupPrograms {
+    /// Loads and attaches what this kernel allows. What does not work is in
+    /// [`doubts`](Self::doubts).
+    ///
+    /// # Errors
+    /// Where no lookups can be observed at all, with the reason.
+    pub fn start(settings: Settings) -> anyhow::Result<Self> {
+        let types = KernelTypes::read(Path::new(VMLINUX))?;
+        let mut doubts = Vec::new();
+        let mut offsets: BTreeMap<&'static str, u32> = BTreeMap::new();
+        let mut usable = Vec::new();
+        for feature in &FEATURES {
+            let found: Result<Vec<(&str, u32)>, String> = feature
+                .fields
+                .iter()
+                .map(|field| Ok((field.global, types.offset(field)?)))
+                .collect();
+            match found {
+                Ok(found) => {
+                    offsets.extend(found);
+                    usable.push(feature);
+                }
+                Err(field) => doubts.push(limited(format!(
+                    "{}: this kernel's types have no {field}",
+                    feature.purpose
+                ))),
+            }
+        }
+        let reasons = types.drop_reasons();
+        let numbers: Vec<u32> = DROP_REASONS
+            .iter()
+            .map(|wanted| {
+                let mut all = reasons.iter();
+                all.find(|(_, name)| *name == wanted.name)
+                    .map_or(ABSENT, |(number, _)| *number)
+            })
+            .collect();
+        drop(types);
+
+        let detail = u32::from(settings.detail);
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global(names::GLOBAL_HOST, &settings.host, true)
+            .override_global(names::GLOBAL_DETAIL, &detail, true)
+            .map_max_entries(names::MAP_LOOKUPS, settings.namespaces)
+            .map_max_entries(names::MAP_HITS, of_use(detail, settings.destinations))
+            .map_max_entries(names::MAP_FAILURES, of_use(detail, settings.failures))
+            .map_max_entries(names::MAP_SENDERS, SENDERS)
+            .map_max_entries(names::MAP_BEHALF, BEHALF);
+        for (global, offset) in &offsets {
+            loader.override_global(global, offset, true);
+        }
+        for (reason, number) in DROP_REASONS.iter().zip(&numbers) {
+            loader.override_global(reason.global, number, true);
+        }
+        let mut ebpf = loader.load(OBJECT).context("create the maps")?;
+        let btf = Btf::from_sys_fs().context("read the kernel's types")?;
+        let mut attached = HashSet::new();
+        let mut reason = None;
+        for feature in usable {
+            match attach_tracepoint(&mut ebpf, &btf, feature) {
+                Ok(()) => {
+                    attached.insert(feature.program);
+                }
+                Err(error) => {
+                    let error = crate::error::Chain(&error).to_string();
+                    doubts.push(limited(format!("{}: {error}", feature.purpose)));
+                    reason.get_or_insert(error);
+                }
+            }
+        }
+        let (ipv4, ipv6) = (
+            attached.contains(names::PROG_IPV4),
+            attached.contains(names::PROG_IPV6),
+        );
+        if !ipv4 && !ipv6 {
+            anyhow::bail!(reason.unwrap_or_else(|| {
+                let doubts: Vec<&str> = doubts.iter().map(|w| w.message.as_str()).collect();
+                doubts.join("; ")
+            }));
+        }
+        if ipv4 && let Err(error) = attach_senders(&mut ebpf) {
+            doubts.push(limited(format!(
+                "failed IPv4 lookups of local senders are unattributed: {}",
+                crate::error::Chain(&error)
+            )));
+        }
+        let mut take = |name| {
+            ebpf.take_map(name)
+                .with_context(|| format!("the object has no map {name}"))
+        };
+        Ok(Self {
+            lookups: data(take(names::MAP_LOOKUPS)?)?,
+            hits: data(take(names::MAP_HITS)?)?,
+            failures: data(take(names::MAP_FAILURES)?)?,
+            behalf: data(take(names::MAP_BEHALF)?)?,
+            astray: take(names::MAP_ASTRAY)?.try_into()?,
+            cpus: cpus()? as usize,
+            ebpf,
+            settings,
+            reasons,
+            doubts,
+            ipv4,
+            ipv6,
+        })
+    }
+
+    /// Which backend this is.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        Backend::Tracepoint
+    }
+
+    /// What does not work.
+    #[must_use]
+    pub fn doubts(&self) -> &[Warning] {
+        &self.doubts
+    }
+
+    /// Whether IPv4 and IPv6 lookups are observed.
+    #[must_use]
+    pub fn families(&self) -> (bool, bool) {
+        (self.ipv4, self.ipv6)
+    }
+
+    /// The name of a reason for a drop; its number where the kernel's types have
+    /// none for it.
+    #[must_use]
+    pub fn reason(&self, number: u32) -> String {
+        self.reasons
+            .get(&number)
+            .cloned()
+            .unwrap_or_else(|| number.to_string())
+    }
+
+    /// Decisions by cookie of the namespace.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn lookups(&self) -> anyhow::Result<HashMap<u64, lookups::Lookups>> {
+        let entries = raw_maps::entries::<u64, Lookups>(&self.lookups, self.cpus)
+            .context("read the route lookups")?;
+        Ok(entries
+            .into_iter()
+            .map(|(cookie, per_cpu)| (cookie, lookups::Lookups::sum(&per_cpu)))
+            .collect())
+    }
+
+    /// What decisions ended with.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn hits(&self) -> anyhow::Result<HashMap<HitKey, u64>> {
+        let entries = raw_maps::entries(&self.hits, 1).context("read the route hits")?;
+        Ok(single(entries))
+    }
+
+    /// Failed decisions.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn failures(&self) -> anyhow::Result<HashMap<FailureKey, u64>> {
+        let entries = raw_maps::entries(&self.failures, 1).context("read the failed lookups")?;
+        Ok(single(entries))
+    }
+
+    /// What was forwarded on whose behalf.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn behalf(&self) -> anyhow::Result<HashMap<BehalfKey, u64>> {
+        let entries = raw_maps::entries(&self.behalf, 1).context("read who was forwarded for")?;
+        Ok(single(entries))
+    }
+
+    /// Counts what is forwarded for `key` from now on.
+    ///
+    /// # Errors
+    /// Where there is no room.
+    pub fn follow(&self, key: BehalfKey) -> anyhow::Result<()> {
+        match raw_maps::create(&self.behalf, &key, 0) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Counts it no longer.
+    pub fn unfollow(&self, key: BehalfKey) {
+        delete(&self.behalf, &key);
+    }
+
+    /// Forgets namespaces that have ended.
+    pub fn forget_namespaces(&self, cookies: &HashSet<u64>) {
+        for cookie in cookies {
+            delete(&self.lookups, cookie);
+        }
+        if !self.settings.detail {
+            return;
+        }
+        for key in self.hits().unwrap_or_default().into_keys() {
+            if cookies.contains(&key.cookie) {
+                delete(&self.hits, &key);
+            }
+        }
+        for key in self.failures().unwrap_or_default().into_keys() {
+            if cookies.contains(&key.cookie) {
+                delete(&self.failures, &key);
+            }
+        }
+    }
+
+    /// Whether more than `share` of the room for namespaces is taken by `entries`.
+    #[must_use]
+    pub fn is_crowded(&self, entries: usize, share: f64) -> bool {
+        entries as f64 > f64::from(self.settings.namespaces) * share
+    }
+
+    /// Forgets a destination, whose count the caller has noted.
+    pub fn forget_hit(&self, key: &HitKey) {
+        delete(&self.hits, key);
+    }
+
+    /// What is in no namespace's account.
+    #[must_use]
+    pub fn unattributed(&self) -> Unattributed {
+        let sum = self.astray();
+        Unattributed {
+            lookups: sum.lookups,
+            failed: sum.failed,
+        }
+    }
+
+    fn astray(&self) -> Astray {
+        let mut sum = Astray::default();
+        for cpu in self.astray.get(&0, 0).iter().flat_map(|all| all.iter()) {
+            sum.lookups = sum.lookups.wrapping_add(cpu.0.lookups);
+            sum.failed = sum.failed.wrapping_add(cpu.0.failed);
+            sum.lookups_full = sum.lookups_full.wrapping_add(cpu.0.lookups_full);
+            sum.hits_full = sum.hits_full.wrapping_add(cpu.0.hits_full);
+        }
+        sum
+    }
+
+    /// How full the maps are, given how many entries were read.
+    #[must_use]
+    pub fn maps(&self, namespaces: usize, destinations: usize, failures: usize) -> Vec<MapInfo> {
+        let astray = self.astray();
+        let map = |name: &str, entries: usize, capacity: u32, full: u64| MapInfo {
+            name: name.to_owned(),
+            entries: entries as u64,
+            capacity: capacity.into(),
+            full,
+        };
+        let settings = &self.settings;
+        let mut maps = vec![map(
+            names::MAP_LOOKUPS,
+            namespaces,
+            settings.namespaces,
+            astray.lookups_full,
+        )];
+        if settings.detail {
+            maps.push(map(
+                names::MAP_HITS,
+                destinations,
+                settings.destinations,
+                astray.hits_full,
+            ));
+            // The least recent failure makes room: it is never full.
+            maps.push(map(names::MAP_FAILURES, failures, settings.failures, 0));
+        }
+        maps
+    }
+
+    /// What the kernel says of the programs.
+    #[must_use]
+    pub fn programs(&self) -> Vec<ProgramInfo> {
+        program_infos(&self.ebpf)
+    }
+}
+
+/// A map that nobody writes to needs no room.
+fn of_use(detail: u32, capacity: u32) -> u32 {
+    if detail == 0 { 1 } else { capacity }
+}
+
+fn limited(message: String) -> Warning {
+    Warning {
+        code: "route_lookups_limited".to_owned(),
+        namespace: None,
+        message,
+    }
+}
+
+fn data(map: Map) -> anyhow::Result<MapData> {
+    match map {
+        Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuHashMap(data)
+        | Map::PerCpuLruHashMap(data) => Ok(data),
+        _ => anyhow::bail!("a map of the object has another type"),
+    }
+}
+
+fn single<K: Eq + std::hash::Hash>(entries: Vec<(K, Vec<u64>)>) -> HashMap<K, u64> {
+    entries
+        .into_iter()
+        .map(|(key, counts)| (key, counts.first().copied().unwrap_or(0)))
+        .collect()
+}
+
+/// An entry that has gone already is fine.
+fn delete<K: Bytes>(map: &MapData, key: &K) {
+    if let Err(error) = raw_maps::delete(map, key)
+        && error.kind() != ErrorKind::NotFound
+    {
+        debug!("remove an entry: {error}");
+    }
+}
+
+fn attach_tracepoint(ebpf: &mut Ebpf, btf: &Btf, feature: &Feature) -> anyhow::Result<()> {
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(feature.program)
+        .with_context(|| format!("the object has no program {}", feature.program))?
+        .try_into()?;
+    program
+        .load(feature.tracepoint, btf)
+        .map_err(brief)
+        .with_context(|| format!("load the program {}", feature.program))?;
+    debug!(
+        "loaded {}: {:?} instructions looked at by the verifier",
+        feature.program,
+        program.info()?.verified_instruction_count()
+    );
+    program
+        .attach()
+        .with_context(|| format!("attach to the tracepoint {}", feature.tracepoint))?;
+    Ok(())
+}
+
+/// How the verifier begins the lines behind its verdict.
+const STATISTICS: [&str; 3] = ["processed ", "stack depth ", "verification time "];
+
+/// The verifier's whole log is for those who ask (-vv); its last words say
+/// what was wrong.
+fn brief(error: ProgramError) -> anyhow::Error {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            debug!("the verifier says:\n{log}");
+            let last = log
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|line| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s)));
+            anyhow::anyhow!("{io_error}: {}", last.unwrap_or("the verifier says nothing"))
+        }
+        other => other.into(),
+    }
+}
+
+fn attach_senders(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    let root = cgroup::root().context("there is no cgroup2 file system")?;
+    let cgroup = File::open(&root).with_context(|| format!("open {}", root.display()))?;
+    for name in SENDER_PROGRAMS {
+        let program: &mut CgroupSockAddr = ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?
+            .try_into()?;
+        program
+            .load()
+            .map_err(brief)
+            .with_context(|| format!("load the program {name}"))?;
+        // By a link, which always stands beside others' programs, and for which
+        // the kernel takes no flags.
+        // https://github.com/torvalds/linux/blob/v6.18/kernel/bpf/cgroup.c
+        program
+            .attach(&cgroup, CgroupAttachMode::Single)
+            .with_context(|| format!("attach {name} to {}", root.display()))?;
+    }
+    Ok(())
+}

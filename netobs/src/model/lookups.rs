@@ -1,0 +1,186 @@
+//! Sums of routing decisions.
+
+use std::collections::BTreeMap;
+
+use netobs_common::routes::{
+    CLASS_BLACKHOLE, CLASS_MARTIAN, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_RP_FILTER,
+    CLASS_UNREACHABLE, FAILED, FAMILY_IPV4, FAMILY_IPV6, ORIGIN_FORWARD, ORIGIN_INPUT, ORIGIN_OUTPUT,
+    Lookups as Record,
+};
+use serde::{Deserialize, Serialize};
+
+/// How routing decisions are observed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// By the tracepoints of the kernel's tables.
+    Tracepoint,
+    /// Not at all.
+    #[default]
+    None,
+}
+
+impl Backend {
+    /// As in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tracepoint => "tracepoint",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Decisions of one family, by origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origins {
+    /// For local senders.
+    pub output: u64,
+    /// For received packets that are for this namespace.
+    pub input: u64,
+    /// For received packets that are for elsewhere.
+    pub forward: u64,
+    /// How many of these failed.
+    pub failed: u64,
+}
+
+impl Origins {
+    /// Decisions of all origins.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.output + self.input + self.forward
+    }
+}
+
+/// Failed decisions, by class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// No table has a route.
+    pub no_route: u64,
+    /// An unreachable route, or a packet for elsewhere where forwarding is off.
+    pub unreachable: u64,
+    /// A blackhole route.
+    pub blackhole: u64,
+    /// A prohibit route.
+    pub prohibit: u64,
+    /// The source of a received packet is not where it came from.
+    pub rp_filter: u64,
+    /// An address that a packet must not have.
+    pub martian: u64,
+}
+
+/// Routing decisions of one namespace. Cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookups {
+    /// IPv4; `None` where it is not observed.
+    pub ipv4: Option<Origins>,
+    /// IPv6; `None` where it is not observed.
+    pub ipv6: Option<Origins>,
+    /// Failed ones of both.
+    pub failures: Failures,
+}
+
+/// What could not be told of any namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unattributed {
+    /// Decisions.
+    pub lookups: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+}
+
+/// What the host looked up for others, or others had looked up by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behalf {
+    /// Of the host: name of a namespace to decisions for what it sent through us.
+    pub on_behalf: Option<BTreeMap<String, u64>>,
+    /// Of another namespace: decisions of the host for what it sent.
+    pub by_host: Option<u64>,
+}
+
+impl Lookups {
+    /// The sum of what all CPUs counted. One may have taken back what another
+    /// had counted, so they wrap.
+    #[must_use]
+    pub fn sum(records: &[Record]) -> Self {
+        let sum = |read: &dyn Fn(&Record) -> u64| {
+            let sum = records.iter().fold(0u64, |sum, r| sum.wrapping_add(read(r)));
+            // Read while it was being taken back.
+            if sum > u64::MAX / 2 { 0 } else { sum }
+        };
+        let origins = |family: u32| {
+            let count = |origin: u32| sum(&|r| r.decisions[family as usize][origin as usize]);
+            Origins {
+                output: count(ORIGIN_OUTPUT),
+                input: count(ORIGIN_INPUT),
+                forward: count(ORIGIN_FORWARD),
+                failed: count(FAILED),
+            }
+        };
+        let class = |class: u32| sum(&|r| r.classes[class as usize]);
+        Self {
+            ipv4: Some(origins(FAMILY_IPV4)),
+            ipv6: Some(origins(FAMILY_IPV6)),
+            failures: Failures {
+                no_route: class(CLASS_NO_ROUTE),
+                unreachable: class(CLASS_UNREACHABLE),
+                blackhole: class(CLASS_BLACKHOLE),
+                prohibit: class(CLASS_PROHIBIT),
+                rp_filter: class(CLASS_RP_FILTER),
+                martian: class(CLASS_MARTIAN),
+            },
+        }
+    }
+
+    fn families(&self) -> impl Iterator<Item = &Origins> {
+        self.ipv4.iter().chain(&self.ipv6)
+    }
+
+    /// All decisions.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.families().map(Origins::total).sum()
+    }
+
+    /// Failed decisions.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.families().map(|origins| origins.failed).sum()
+    }
+
+    /// Without the families that are not observed.
+    #[must_use]
+    pub fn only(self, (ipv4, ipv6): (bool, bool)) -> Self {
+        Self {
+            ipv4: self.ipv4.filter(|_| ipv4),
+            ipv6: self.ipv6.filter(|_| ipv6),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_cpu_takes_back_of_another_adds_up() {
+        let mut one = Record::default();
+        one.decisions[0] = [5, 1, 2, 1];
+        one.classes[0] = 1;
+        let mut other = Record::default();
+        other.decisions[0] = [u64::MAX, 0, 1, u64::MAX];
+        other.decisions[1] = [0, 7, 0, 0];
+        other.classes[0] = u64::MAX;
+        let sum = Lookups::sum(&[one, other]);
+        let ipv4 = Origins {
+            output: 4,
+            input: 1,
+            forward: 3,
+            failed: 0,
+        };
+        assert_eq!(sum.ipv4, Some(ipv4));
+        assert_eq!((sum.total(), sum.failed()), (15, 0));
+        assert_eq!(sum.failures, Failures::default());
+    }
+}

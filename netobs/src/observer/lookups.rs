@@ -1,0 +1,249 @@
+//! Routing decisions, joined with the namespaces of a sample.
+
+use core::net::IpAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use log::{debug, info};
+use netobs_common::routes::{BehalfKey, FAMILY_IPV4, FAMILY_IPV6};
+
+use crate::{
+    bpf::lookups::{LookupPrograms, Settings},
+    error::Chain,
+    inventory::behalf::Source,
+    model::{
+        lookups::{Backend, Lookups},
+        sample::{Kind, NsKey, Sample, State, Warning},
+    },
+};
+
+/// Namespaces that make lookups and are not shown are kept in mind so long as
+/// there is room.
+const CROWDED: f64 = 0.75;
+
+/// Whether to observe lookups, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Not at all.
+    Nothing,
+    /// With these settings.
+    This(Settings),
+}
+
+/// Follows routing decisions, where the kernel allows it.
+pub struct LookupObserver {
+    programs: Option<LookupPrograms>,
+    /// What does not work, and why.
+    doubts: Vec<Warning>,
+    /// Whose packets the host forwards.
+    sources: HashMap<Source, NsKey>,
+    /// What was forwarded for namespaces by addresses that they no longer have.
+    before: HashMap<NsKey, u64>,
+    full: bool,
+}
+
+impl LookupObserver {
+    /// Starts what is wanted. That it does not work is a warning: packets are
+    /// counted all the same.
+    #[must_use]
+    pub fn start(wanted: Wanted) -> Self {
+        let mut observer = Self {
+            programs: None,
+            doubts: Vec::new(),
+            sources: HashMap::new(),
+            before: HashMap::new(),
+            full: false,
+        };
+        let Wanted::This(settings) = wanted else {
+            return observer;
+        };
+        match LookupPrograms::start(settings) {
+            Ok(programs) => {
+                info!("observing route lookups ({})", programs.backend().as_str());
+                observer.doubts = programs.doubts().to_vec();
+                observer.programs = Some(programs);
+            }
+            Err(error) => observer.doubts.push(Warning {
+                code: "route_lookups_unavailable".to_owned(),
+                namespace: None,
+                message: format!("route lookups are not observed: {}", Chain(&error)),
+            }),
+        }
+        observer
+    }
+
+    /// How decisions are observed.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.programs
+            .as_ref()
+            .map_or(Backend::None, LookupPrograms::backend)
+    }
+
+    /// The programs, where they run.
+    #[must_use]
+    pub fn programs(&self) -> Option<&LookupPrograms> {
+        self.programs.as_ref()
+    }
+
+    /// What does not work, and why.
+    #[must_use]
+    pub fn doubts(&self) -> &[Warning] {
+        &self.doubts
+    }
+
+    /// Counts from now on what the host forwards for `sources`.
+    pub fn follow(&mut self, sources: HashMap<Source, NsKey>) {
+        let Some(programs) = &self.programs else {
+            return;
+        };
+        if sources == self.sources {
+            return;
+        }
+        let changed = |of: &HashMap<Source, NsKey>, than: &HashMap<Source, NsKey>| {
+            let differs = |(source, key): (&Source, &NsKey)| {
+                (than.get(source) != Some(key)).then_some((*source, *key))
+            };
+            of.iter().filter_map(differs).collect::<Vec<_>>()
+        };
+        let gone = changed(&self.sources, &sources);
+        let counts = if gone.is_empty() {
+            HashMap::new()
+        } else {
+            programs.behalf().unwrap_or_default()
+        };
+        for (source, owner) in gone {
+            let key = behalf_key(source);
+            *self.before.entry(owner).or_default() += counts.get(&key).copied().unwrap_or(0);
+            programs.unfollow(key);
+        }
+        self.full = false;
+        for (source, _) in changed(&sources, &self.sources) {
+            if let Err(error) = programs.follow(behalf_key(source)) {
+                debug!("{}: {error:#}", source.address);
+                self.full = true;
+            }
+        }
+        self.sources = sources;
+    }
+
+    /// Adds to `sample` what was decided in its namespaces.
+    pub fn complete(&mut self, sample: &mut Sample) {
+        sample.observer.backend = self.backend();
+        sample.warnings.extend(self.doubts.iter().cloned());
+        let Some(programs) = &self.programs else {
+            return;
+        };
+        let lookups = match programs.lookups() {
+            Ok(lookups) => lookups,
+            Err(error) => {
+                sample.warnings.push(Warning {
+                    code: "route_lookups_unavailable".to_owned(),
+                    namespace: None,
+                    message: format!("route lookups cannot be read: {}", Chain(&error)),
+                });
+                return;
+            }
+        };
+        let families = programs.families();
+        sample.unattributed = Some(programs.unattributed());
+        let behalf = self.on_behalf(programs);
+        let mut on_behalf = BTreeMap::new();
+        for ns in &mut sample.namespaces {
+            if let Some(cookie) = ns.cookie {
+                let found = lookups.get(&cookie).copied();
+                let none = || Lookups::sum(&[]);
+                ns.lookups = Some(found.unwrap_or_else(none).only(families));
+            }
+            if ns.kind != Kind::Host
+                && let Some(count) = behalf.get(&ns.key)
+            {
+                ns.behalf.by_host = Some(*count);
+                *on_behalf.entry(ns.name.clone()).or_insert(0) += *count;
+            }
+        }
+        for ns in &mut sample.namespaces {
+            if ns.kind == Kind::Host {
+                ns.behalf.on_behalf = Some(on_behalf.clone());
+            }
+        }
+        let maps = programs.maps(lookups.len(), 0, 0);
+        sample.warnings.extend(map_doubts(&maps));
+        if self.full {
+            sample.warnings.push(Warning {
+                code: "map_full".to_owned(),
+                namespace: None,
+                message: "there are more addresses behind this host's interfaces than fit: \
+                          what it forwards for some of them is not told apart"
+                    .to_owned(),
+            });
+        }
+        sample.observer.maps.extend(maps.into_iter().take(1));
+        sample.observer.programs.extend(programs.programs());
+        sample
+            .observer
+            .programs
+            .sort_by(|a, b| a.name.cmp(&b.name));
+        self.forget(sample, &lookups);
+    }
+
+    /// What the host looked up for each namespace.
+    fn on_behalf(&self, programs: &LookupPrograms) -> HashMap<NsKey, u64> {
+        let mut sums = self.before.clone();
+        let counts = programs.behalf().unwrap_or_default();
+        for (source, owner) in &self.sources {
+            let count = counts.get(&behalf_key(*source)).copied().unwrap_or(0);
+            *sums.entry(*owner).or_default() += count;
+        }
+        sums
+    }
+
+    /// Makes room: namespaces that have ended were shown for the last time, and
+    /// those that nobody looks at wait only while there is room.
+    fn forget(&mut self, sample: &Sample, lookups: &HashMap<u64, Lookups>) {
+        let Some(programs) = &self.programs else {
+            return;
+        };
+        let mut past: HashSet<u64> = HashSet::new();
+        for ns in sample.namespaces.iter().filter(|ns| ns.state == State::Gone) {
+            past.extend(ns.cookie);
+            self.before.remove(&ns.key);
+        }
+        let shown: HashSet<u64> = sample.namespaces.iter().filter_map(|ns| ns.cookie).collect();
+        if programs.is_crowded(lookups.len(), CROWDED) {
+            past.extend(lookups.keys().filter(|cookie| !shown.contains(cookie)));
+        }
+        if !past.is_empty() {
+            programs.forget_namespaces(&past);
+        }
+    }
+}
+
+/// About maps that were too small.
+pub(super) fn map_doubts(
+    maps: &[crate::model::sample::MapInfo],
+) -> impl Iterator<Item = Warning> + '_ {
+    maps.iter().filter(|map| map.full > 0).map(|map| Warning {
+        code: "map_full".to_owned(),
+        namespace: None,
+        message: format!(
+            "{} is full ({} entries): {} route lookups are in no account of their own",
+            map.name, map.capacity, map.full
+        ),
+    })
+}
+
+fn behalf_key(source: Source) -> BehalfKey {
+    let (source_bytes, family) = match source.address {
+        IpAddr::V4(address) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&address.octets());
+            (bytes, FAMILY_IPV4)
+        }
+        IpAddr::V6(address) => (address.octets(), FAMILY_IPV6),
+    };
+    BehalfKey {
+        source: source_bytes,
+        ifindex: source.ifindex,
+        family,
+    }
+}

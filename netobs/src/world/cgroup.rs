@@ -1,0 +1,66 @@
+//! Where the unified cgroup hierarchy is.
+
+use std::path::PathBuf;
+
+/// The root of the cgroup2 file system, as mounted for this process; `None`
+/// where there is only version 1.
+#[must_use]
+pub fn root() -> Option<PathBuf> {
+    mount_of(&std::fs::read_to_string("/proc/self/mountinfo").ok()?)
+}
+
+/// Fields of `/proc/self/mountinfo`: id, parent, device, root, mount point,
+/// options, optional fields, `-`, type, source, options. The last mount on a place is
+/// the one that is seen; the shortest place is the root.
+fn mount_of(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo
+        .lines()
+        .filter_map(|line| {
+            let (place, kind) = line.split_once(" - ")?;
+            let point = place.split(' ').nth(4)?;
+            (kind.split(' ').next()? == "cgroup2").then(|| unescaped(point))
+        })
+        .min_by_key(String::len)
+        .map(PathBuf::from)
+}
+
+/// The kernel writes spaces and the like as `\040`.
+fn unescaped(text: &str) -> String {
+    let mut result = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        result.push_str(before);
+        match after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+            Some(byte) => {
+                result.push(char::from(byte));
+                rest = &after[3..];
+            }
+            None => {
+                result.push('\\');
+                rest = after;
+            }
+        }
+    }
+    result.push_str(rest);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_root_in_both_layouts() {
+        let hybrid = "\
+24 18 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+25 24 0:23 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu
+26 24 0:24 / /sys/fs/cgroup/unified rw shared:10 master:2 - cgroup2 cgroup2 rw
+27 24 0:24 /x /run/some\\040where/else/cgroup rw - cgroup2 cgroup2 rw
+";
+        assert_eq!(mount_of(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(mount_of(unified), Some("/sys/fs/cgroup".into()));
+        assert_eq!(mount_of("25 24 0:23 / /c rw - cgroup cgroup rw\nnonsense\n"), None);
+        assert_eq!(unescaped(r"/a\040b\\c\9"), r"/a b\\c\9");
+    }
+}
