@@ -4,7 +4,10 @@
 mod clean;
 mod doctor;
 mod list;
+mod live;
 mod output;
+mod routes;
+mod screen;
 mod watch;
 
 use std::io::Write as _;
@@ -36,8 +39,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(list::run(config))
         }
         Command::Routes(args) => {
-            let _config = config::Routes::new(&cli.global, args)?;
-            todo!()
+            let config = config::Routes::new(&cli.global, args)?;
+            block_on(routes::run(config))
         }
         Command::Doctor(args) => {
             let config = config::Doctor::new(&cli.global, args)?;

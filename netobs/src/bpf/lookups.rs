@@ -351,6 +351,12 @@ impl LookupPrograms {
         entries as f64 > f64::from(self.settings.namespaces) * share
     }
 
+    /// The same for destinations.
+    #[must_use]
+    pub fn is_full_of_hits(&self, entries: usize, share: f64) -> bool {
+        entries as f64 > f64::from(self.settings.destinations) * share
+    }
+
     /// Forgets a destination, whose count the caller has noted.
     pub fn forget_hit(&self, key: &HitKey) {
         delete(&self.hits, key);

@@ -1,7 +1,11 @@
 //! What was read, and what it means: pure data, no world.
 
 pub mod baseline;
+pub mod book;
 pub mod counters;
 pub mod lookups;
+pub mod remarks;
+pub mod route;
+pub mod routing;
 pub mod sample;
 pub mod view;

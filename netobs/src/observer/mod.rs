@@ -4,6 +4,7 @@ mod describe;
 mod doubts;
 mod lookups;
 mod past;
+mod routing;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -16,6 +17,7 @@ use netobs_common::{SlotEntry, SlotOwner};
 
 pub use describe::listed;
 pub use lookups::{LookupObserver, Wanted};
+pub use routing::RoutingObserver;
 use describe::{described, namespace};
 use doubts::{doubts, own_doubts};
 use past::Past;

@@ -186,7 +186,7 @@ pub fn list(namespaces: &[Namespace], out: &mut dyn io::Write) -> io::Result<()>
     Ok(())
 }
 
-fn record(fields: &[String], out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn record(fields: &[String], out: &mut dyn io::Write) -> io::Result<()> {
     let mut writer = csv::WriterBuilder::new()
         .terminator(csv::Terminator::CRLF)
         .from_writer(out);

@@ -9,7 +9,7 @@ use crate::model::{
     baseline::Baseline,
     counters::{Counters, Directions, Family, KernelCounters, Tally},
     lookups::{Behalf, Failures, Lookups, Origins, Unattributed},
-    sample::{Host, Interface, Member, Namespace, Peer, Warning},
+    sample::{Host, Interface, Member, Namespace, Observer, Peer, Warning},
     view::{Row, View},
 };
 
@@ -224,12 +224,7 @@ impl<'a> From<&'a View<'a>> for JsonSample<'a> {
             host: &sample.host,
             namespaces: view.rows.iter().map(JsonNamespace::from).collect(),
             unattributed: sample.unattributed.into(),
-            observer: JsonObserver {
-                route_backend: sample.observer.backend.as_str(),
-                programs: &sample.observer.programs,
-                maps: &sample.observer.maps,
-                lost: sample.observer.lost,
-            },
+            observer: (&sample.observer).into(),
             warnings: &sample.warnings,
         }
     }
@@ -275,6 +270,17 @@ impl<'a> JsonLookups<'a> {
             on_behalf: behalf.on_behalf.as_ref(),
             by_host: behalf.by_host,
         })
+    }
+}
+
+impl<'a> From<&'a Observer> for JsonObserver<'a> {
+    fn from(observer: &'a Observer) -> Self {
+        Self {
+            route_backend: observer.backend.as_str(),
+            programs: &observer.programs,
+            maps: &observer.maps,
+            lost: observer.lost,
+        }
     }
 }
 

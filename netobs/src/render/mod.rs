@@ -4,5 +4,7 @@ pub mod csv;
 pub mod doctor;
 pub mod json;
 pub mod list;
+pub mod names;
+pub mod routes;
 pub mod table;
 pub mod text;

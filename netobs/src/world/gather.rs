@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     inventory::facts::{Container, Facts, HostFacts, Link, NamespaceFacts},
-    model::sample::NsKey,
+    model::{route::Route, sample::NsKey},
 };
 
 /// How long an interface that appears in our namespace may be on its way
@@ -376,6 +376,45 @@ impl Machine {
         Ok(facts)
     }
 
+    /// The routes of the namespace `key`.
+    ///
+    /// # Errors
+    /// Where it cannot be entered (any more).
+    pub async fn routes_in(&self, key: NsKey) -> anyhow::Result<Vec<Route>> {
+        if key == self.host_key() {
+            return self.host.routes().await;
+        }
+        self.netlink_in(key)?.routes().await
+    }
+
+    /// Names of the interfaces of the namespace `key`, by index.
+    #[must_use]
+    pub fn interface_names(&self, key: NsKey) -> BTreeMap<u32, String> {
+        let links = if key == self.host_key() {
+            Some(&self.host_links)
+        } else {
+            self.namespaces
+                .values()
+                .find(|visited| visited.facts.key() == key)
+                .and_then(|visited| visited.facts.links.as_ref().ok())
+        };
+        links
+            .into_iter()
+            .flatten()
+            .map(|link| (link.ifindex, link.name.clone()))
+            .collect()
+    }
+
+    fn netlink_in(&self, key: NsKey) -> anyhow::Result<Netlink> {
+        let path = self.path_of(key).context("the namespace has ended")?;
+        let file = netns::open(&path)?;
+        let (netlink, cookie) = Netlink::open_in(&file)?;
+        if let (NsKey::Cookie(expected), Some(cookie)) = (key, cookie) {
+            anyhow::ensure!(expected == cookie, "the namespace has ended");
+        }
+        Ok(netlink)
+    }
+
     /// The kernel's counters inside the namespace `key`.
     ///
     /// # Errors
@@ -384,13 +423,7 @@ impl Machine {
         if key == self.host_key() {
             return self.host.counters().await;
         }
-        let path = self.path_of(key).context("the namespace has ended")?;
-        let file = netns::open(&path)?;
-        let (netlink, cookie) = Netlink::open_in(&file)?;
-        if let (NsKey::Cookie(expected), Some(cookie)) = (key, cookie) {
-            anyhow::ensure!(expected == cookie, "the namespace has ended");
-        }
-        netlink.counters().await
+        self.netlink_in(key)?.counters().await
     }
 }
 

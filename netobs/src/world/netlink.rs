@@ -1,6 +1,12 @@
 //! rtnetlink: links, addresses, counters, namespace ids, events.
 
-use std::{collections::HashMap, fs::File, io, os::fd::AsRawFd as _};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
+};
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::Stream};
@@ -10,15 +16,19 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, Stats64},
     nsid::{NsidAttribute, NsidMessage},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia},
     stats::{StatsAttribute, StatsFilterMask, StatsMessage},
 };
-use rtnetlink::{Handle, MulticastGroup};
+use rtnetlink::{Handle, MulticastGroup, sys::AsyncSocket as _};
 use tokio::task::JoinHandle;
 
 use super::netns;
 use crate::{
     inventory::facts::Link,
-    model::counters::{Directions, KernelCounters},
+    model::{
+        counters::{Directions, KernelCounters},
+        route::{Hop, Prefix, Route, RouteType},
+    },
 };
 
 /// The kernel's counters by interface index.
@@ -49,6 +59,20 @@ pub enum LinkEvent {
     /// The kernel dropped events: look at everything again.
     Lost,
 }
+
+/// Something happened to the routing of some namespace.
+#[derive(Clone, Debug)]
+pub enum RouteEvent {
+    /// These routes came or went.
+    Routes(Vec<Route>),
+    /// Something else changed that routes depend on.
+    Changed,
+    /// The kernel dropped events: look at everything again.
+    Lost,
+}
+
+/// Room for events that wait to be read.
+const EVENT_BUFFER_BYTES: u32 = 4 << 20;
 
 impl Netlink {
     /// Opens a socket in the namespace of this thread.
@@ -147,6 +171,47 @@ impl Netlink {
         Ok(result)
     }
 
+    /// All routes of all tables, one for each next hop.
+    ///
+    /// # Errors
+    /// Where the kernel refuses or the namespace is gone.
+    pub async fn routes(&self) -> anyhow::Result<Vec<Route>> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let mut dump = self.handle.route().get(request).execute();
+            while let Some(message) = dump.try_next().await.context("list routes")? {
+                routes.extend(routes_of(&message));
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Opens a socket that hears of changes to routes, rules, addresses and links
+    /// in this thread's namespace and in all that it has given an id.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made.
+    pub fn route_events() -> io::Result<(Self, impl Stream<Item = RouteEvent>)> {
+        let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv6Rule,
+        ])?;
+        let socket = connection.socket_mut().socket_mut();
+        socket.set_listen_all_namespaces(true)?;
+        // A routing daemon changes thousands of routes at once.
+        socket.set_rx_buf_sz(EVENT_BUFFER_BYTES)?;
+        let task = tokio::spawn(connection);
+        let events = messages.map(|(message, _)| route_event(message));
+        Ok((Self { handle, task }, events))
+    }
+
     /// The id that this socket's namespace has given to the namespace `file`;
     /// `None` where it has given none.
     ///
@@ -200,6 +265,96 @@ fn link_event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent>
             }
         }
         NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
+        _ => None,
+    }
+}
+
+fn route_event(message: NetlinkMessage<RouteNetlinkMessage>) -> RouteEvent {
+    match message.payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+        ) => RouteEvent::Routes(routes_of(&route)),
+        NetlinkPayload::Overrun(_) => RouteEvent::Lost,
+        _ => RouteEvent::Changed,
+    }
+}
+
+/// The routes that a message tells of: one for each next hop, none for what is
+/// no route of a table.
+fn routes_of(message: &RouteMessage) -> Vec<Route> {
+    let header = &message.header;
+    let unspecified: IpAddr = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return Vec::new(),
+    };
+    if header.flags.contains(RouteFlags::Cloned) {
+        return Vec::new();
+    }
+    let mut route = Route {
+        table: header.table.into(),
+        prefix: Prefix::of(unspecified, header.destination_prefix_length),
+        kind: RouteType(header.kind.into()),
+        hop: Hop::default(),
+        protocol: header.protocol.into(),
+        scope: header.scope.into(),
+        metric: 0,
+        source: None,
+    };
+    let mut hops = Vec::new();
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(table) => route.table = *table,
+            RouteAttribute::Destination(to) => {
+                if let Some(address) = ip(to) {
+                    route.prefix = Prefix::of(address, header.destination_prefix_length);
+                }
+            }
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::PrefSource(from) => route.source = ip(from),
+            RouteAttribute::Oif(index) => route.hop.ifindex = Some(*index),
+            RouteAttribute::Gateway(gateway) => route.hop.gateway = ip(gateway),
+            RouteAttribute::Via(gateway) => route.hop.gateway = via(gateway),
+            RouteAttribute::MultiPath(all) => hops.extend(all.iter().map(|next| {
+                let mut hop = Hop {
+                    gateway: None,
+                    ifindex: Some(next.interface_index),
+                };
+                for attribute in &next.attributes {
+                    match attribute {
+                        RouteAttribute::Gateway(gateway) => hop.gateway = ip(gateway),
+                        RouteAttribute::Via(gateway) => hop.gateway = via(gateway),
+                        _ => {}
+                    }
+                }
+                hop
+            })),
+            _ => {}
+        }
+    }
+    if hops.is_empty() {
+        return vec![route];
+    }
+    hops.into_iter()
+        .map(|hop| Route {
+            hop,
+            ..route.clone()
+        })
+        .collect()
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+fn via(gateway: &RouteVia) -> Option<IpAddr> {
+    match gateway {
+        RouteVia::Inet(address) => Some((*address).into()),
+        RouteVia::Inet6(address) => Some((*address).into()),
         _ => None,
     }
 }

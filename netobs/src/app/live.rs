@@ -1,0 +1,266 @@
+//! What `watch` and `routes` share: look at the machine, follow its events, and
+//! print a sample per interval until somebody has had enough.
+
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{self, MissedTickBehavior},
+};
+
+use super::{
+    list::{Said, engine_warning, first_word, standing},
+    output::Output,
+};
+use crate::{
+    config,
+    error::{Cause, Failure},
+    inventory::{
+        build::{self, Row},
+        facts::Facts,
+    },
+    model::sample::Warning,
+    world::{
+        engine,
+        gather::{Depth, Machine},
+        netlink::{LinkEvent, Netlink},
+    },
+};
+
+/// How long the first sample waits for the engine's names.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
+/// Between looks for what no event tells of.
+const REFRESH: Duration = Duration::from_secs(1);
+/// How long a reader has to take the last samples after a signal.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// Between samples.
+    pub(super) interval: Duration,
+    /// Samples to print; `None` for endless.
+    pub(super) count: Option<u64>,
+    /// First sample at once.
+    pub(super) once: bool,
+}
+
+/// A sample, ready to be written.
+pub(super) struct Frame {
+    /// What to write.
+    pub(super) bytes: Bytes,
+    /// Doubts that `bytes` has no place for.
+    pub(super) warnings: Vec<Warning>,
+    /// Whether something could not be observed.
+    pub(super) partial: bool,
+}
+
+/// What is observed.
+pub(super) trait Subject {
+    /// An interface of our own namespace has ended.
+    fn ended(&mut self, ifindex: u32);
+
+    /// Adjusts to what was found on the machine.
+    async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine);
+
+    /// Why nothing at all works, after the first [`apply`](Self::apply).
+    fn problem(&self) -> Option<Failure>;
+
+    /// Returns when something of its own has happened.
+    async fn event(&mut self);
+
+    /// Takes a sample.
+    async fn frame(&mut self, machine: &Machine, warnings: Vec<Warning>) -> Result<Frame, Failure>;
+
+    /// Takes everything off.
+    async fn close(self, machine: &Machine);
+}
+
+/// The state of a run.
+struct Run<S> {
+    scope: config::Scope,
+    machine: Machine,
+    subject: S,
+    engine: Option<Warning>,
+    standing: Vec<Warning>,
+    said: Said,
+    partial: bool,
+}
+
+/// Runs until the end. `signals` were taken before anything was attached: from
+/// then on a signal ends us in order.
+pub(super) async fn run<S: Subject>(
+    mut signals: Signals,
+    mut machine: Machine,
+    subject: S,
+    common: &config::Common,
+    scope: &config::Scope,
+    pace: Pace,
+) -> Result<(), Failure> {
+    let (_socket, events) = Netlink::events().map_err(anyhow::Error::from)?;
+    let mut events = pin!(events);
+    let mut engine = engine::follow(common.engine.clone());
+    let warning = first_word(&mut engine, &mut machine, ENGINE_PATIENCE)
+        .await
+        .pop();
+    let mut run = Run {
+        scope: scope.clone(),
+        machine,
+        subject,
+        engine: warning,
+        standing: Vec::new(),
+        said: Said::default(),
+        partial: false,
+    };
+    run.look(Depth::Periodic).await?;
+    if let Some(problem) = run.subject.problem() {
+        return Err(problem);
+    }
+
+    let mut output = Output::start();
+    let first = if pace.once {
+        Duration::ZERO
+    } else {
+        pace.interval
+    };
+    let mut ticks = time::interval_at(time::Instant::now() + first, pace.interval);
+    // After a pause (a suspended machine, a blocked reader) one sample, not many.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut refresh = time::interval_at(time::Instant::now() + REFRESH, REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut left = pace.count;
+    let mut signalled = false;
+    let result = loop {
+        let settled = run.machine.settles_in();
+        tokio::select! {
+            biased;
+            () = signals.any() => {
+                signalled = true;
+                break Ok(());
+            }
+            ended = output.ended() => break ended,
+            // Ahead of the events: these may come faster than they are looked at.
+            _ = ticks.tick() => {
+                if output.is_full() {
+                    continue;
+                }
+                let frame = match run.frame().await {
+                    Ok(frame) => frame,
+                    Err(error) => break Err(error),
+                };
+                if !output.send(frame).await {
+                    break output.ended().await;
+                }
+                if let Some(left) = &mut left {
+                    *left -= 1;
+                    if *left == 0 {
+                        break Ok(());
+                    }
+                }
+            }
+            Some(event) = events.next() => {
+                run.event(&event);
+                // What happened together is looked at together.
+                while let Some(Some(event)) = events.next().now_or_never() {
+                    run.event(&event);
+                }
+                if let Err(error) = run.look(Depth::Event).await { break Err(error.into()); }
+            }
+            Some(update) = engine.recv() => {
+                run.machine.take(&update);
+                run.engine = engine_warning(&update);
+                if let Err(error) = run.look(Depth::Event).await { break Err(error.into()); }
+            }
+            () = time::sleep(settled.unwrap_or(Duration::MAX)), if settled.is_some() => {
+                if let Err(error) = run.look(Depth::Event).await { break Err(error.into()); }
+            }
+            _ = refresh.tick() => {
+                if let Err(error) = run.look(Depth::Periodic).await { break Err(error.into()); }
+            }
+            () = run.subject.event() => {}
+        }
+    };
+    let Run {
+        subject,
+        machine,
+        partial,
+        scope,
+        ..
+    } = run;
+    subject.close(&machine).await;
+    result?;
+    // A reader that does not read would be waited for without end.
+    let patience = if signalled { LAST_WORDS } else { Duration::MAX };
+    tokio::select! {
+        closed = output.close() => closed?,
+        () = signals.any() => {}
+        () = time::sleep(patience) => {}
+    }
+    if scope.strict && partial {
+        return Err(Failure::words(
+            Cause::Partial,
+            "--strict: some namespaces could not be observed fully",
+        ));
+    }
+    Ok(())
+}
+
+impl<S: Subject> Run<S> {
+    fn event(&mut self, event: &LinkEvent) {
+        match event {
+            LinkEvent::Gone(ifindex) => self.subject.ended(*ifindex),
+            LinkEvent::Changed => {}
+            LinkEvent::Lost => log::info!("the kernel dropped link events: looking at everything"),
+        }
+    }
+
+    async fn look(&mut self, depth: Depth) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let facts = self.machine.look(depth).await?;
+        let rows = build::rows(&facts, self.scope.options);
+        self.standing = standing(&self.machine, &rows, &self.scope);
+        self.subject.apply(&facts, rows, &self.machine).await;
+        log::trace!("{depth:?} look took {:?}", started.elapsed());
+        Ok(())
+    }
+
+    async fn frame(&mut self) -> Result<Bytes, Failure> {
+        let warnings = self.engine.iter().chain(&self.standing).cloned().collect();
+        let frame = self.subject.frame(&self.machine, warnings).await?;
+        self.partial |= frame.partial;
+        self.said.tell(&frame.warnings);
+        Ok(frame.bytes)
+    }
+}
+
+/// The signals that end a run well.
+pub(super) struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Takes them from here on.
+    pub(super) fn new() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::new(Cause::Run, error.into()));
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! `netobs routes`.
+
+use std::{pin::Pin, time::SystemTime};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+
+use super::{
+    host,
+    live::{self, Frame, Pace, Signals, Subject},
+    not_permitted,
+    screen::{Screen, WIDTH},
+};
+use crate::{
+    bpf::lookups,
+    config::{self, Format},
+    error::{Cause, Failure},
+    inventory::{build::Row, facts::Facts},
+    model::{
+        lookups::Backend,
+        routing::RoutingSample,
+        sample::{State, Warning},
+    },
+    observer::{LookupObserver, RoutingObserver, Wanted},
+    render::routes::{self, Style},
+    world::{
+        gather::Machine,
+        netlink::{Netlink, RouteEvent},
+    },
+};
+
+type Events = Pin<Box<dyn Stream<Item = RouteEvent>>>;
+
+/// Routing tables and what met them.
+struct Routing {
+    config: config::Routes,
+    observer: RoutingObserver,
+    events: Events,
+    _socket: Netlink,
+    screen: Screen,
+    started: bool,
+}
+
+pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
+    let signals = Signals::new()?;
+    let machine = Machine::open()?;
+    // Ahead of the first look: what changes after it is told.
+    let (socket, events) = Netlink::route_events().map_err(anyhow::Error::from)?;
+    let lookups = LookupObserver::start(Wanted::This(lookups::Settings {
+        detail: true,
+        host: machine.host_key().cookie().unwrap_or(0),
+        namespaces: config.max_namespaces,
+        destinations: config.max_destinations,
+        failures: config.max_failures,
+    }));
+    if lookups.backend() == Backend::None
+        && let Some(doubt) = lookups.doubts().first()
+        && let Some(failure) = not_permitted(&doubt.message)
+    {
+        return Err(failure);
+    }
+    let (common, scope) = (config.common.clone(), config.scope.clone());
+    let pace = Pace {
+        interval: config.interval,
+        count: config.count,
+        once: config.once,
+    };
+    let routing = Routing {
+        observer: RoutingObserver::new(lookups, config.scope.selection.clone()),
+        config,
+        events: Box::pin(events),
+        _socket: socket,
+        screen: Screen::default(),
+        started: false,
+    };
+    live::run(signals, machine, routing, &common, &scope, pace).await
+}
+
+impl Subject for Routing {
+    fn ended(&mut self, _ifindex: u32) {}
+
+    async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
+        self.observer.apply(facts, rows, machine).await;
+    }
+
+    /// Tables can be shown without lookups.
+    fn problem(&self) -> Option<Failure> {
+        None
+    }
+
+    async fn event(&mut self) {
+        match self.events.next().await {
+            Some(event) => self.observer.event(event),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn frame(&mut self, machine: &Machine, warnings: Vec<Warning>) -> Result<Frame, Failure> {
+        // What has been told already.
+        while let Some(Some(event)) = self.events.next().now_or_never() {
+            self.observer.event(event);
+        }
+        let sample = self
+            .observer
+            .sample(machine, host(), SystemTime::now(), warnings)
+            .await;
+        let partial = sample.observer.backend == Backend::None
+            || sample.namespaces.iter().any(|routing| {
+                routing.namespace.state == State::Up && routing.routes.is_none()
+            });
+        let bytes = self
+            .draw(&sample)
+            .map_err(|error| Failure::new(Cause::Run, error.into()))?;
+        let warnings = if self.shows_warnings() {
+            Vec::new()
+        } else {
+            sample.warnings
+        };
+        Ok(Frame {
+            bytes,
+            warnings,
+            partial,
+        })
+    }
+
+    async fn close(self, _machine: &Machine) {}
+}
+
+impl Routing {
+    /// JSON carries warnings itself; a terminal shows them below the tables.
+    fn shows_warnings(&self) -> bool {
+        match self.config.format {
+            Format::Json => true,
+            Format::Csv => false,
+            Format::Table => Screen::terminal().is_some(),
+        }
+    }
+
+    fn draw(&mut self, sample: &RoutingSample) -> std::io::Result<Bytes> {
+        let mut frame = BytesMut::new().writer();
+        match self.config.format {
+            Format::Json => routes::json(sample, self.config.interval, &mut frame)?,
+            Format::Csv => {
+                if !self.started {
+                    routes::csv_header(&mut frame)?;
+                }
+                routes::csv(sample, &mut frame)?;
+            }
+            Format::Table => {
+                let terminal = Screen::terminal();
+                let style = Style {
+                    width: terminal.map_or(WIDTH, |(width, _)| width),
+                    height: terminal.map(|(_, height)| height.saturating_sub(1)),
+                    color: self.config.common.color,
+                    notes: terminal.is_some(),
+                };
+                let lines = routes::lines(sample, style);
+                match terminal {
+                    Some(size) => self.screen.redraw(&lines, size, &mut frame)?,
+                    None => routes::block(&lines, &mut frame)?,
+                }
+            }
+        }
+        self.started = true;
+        Ok(frame.into_inner().freeze())
+    }
+}

@@ -1,0 +1,351 @@
+//! Routing tables of namespaces, joined with what decisions met.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::{Duration, Instant, SystemTime},
+};
+
+use log::debug;
+use netobs_common::routes::HitKey;
+
+use super::{
+    describe::namespace,
+    lookups::{LookupObserver, map_doubts},
+};
+use crate::{
+    error::Chain,
+    inventory::{
+        behalf,
+        build::Row,
+        facts::Facts,
+        select::Selection,
+    },
+    model::{
+        book::Book,
+        remarks,
+        route::{Failure, Hit, Route},
+        routing::{FailureShown, Routing, RoutingSample},
+        sample::{Host, NsKey, Observer, Sample, State, Warning},
+    },
+    world::{gather::Machine, netlink::RouteEvent},
+};
+
+/// Tables are read again after this time even if nothing told of a change: the
+/// kernel drops the IPv4 routes of an interface that goes down without a word.
+const STALE: Duration = Duration::from_secs(5);
+/// Events that are remembered between two samples.
+const PASSING: usize = 65_536;
+/// Destinations that were not met for so long make room where that is scarce.
+const IDLE: Duration = Duration::from_secs(60);
+/// Share of the room for destinations from which on idle ones make room.
+const CROWDED: f64 = 0.5;
+
+/// A namespace that is shown.
+struct Shown {
+    row: Row,
+    book: Book,
+    interfaces: BTreeMap<u32, String>,
+    /// Why its tables cannot be read.
+    trouble: Option<String>,
+    read: bool,
+}
+
+/// Follows routing decisions and tables.
+pub struct RoutingObserver {
+    lookups: LookupObserver,
+    selection: Selection,
+    shown: BTreeMap<NsKey, Shown>,
+    gone: Vec<Shown>,
+    /// Counts as read last, and when they last changed.
+    counted: HashMap<HitKey, (u64, Instant)>,
+    /// Routes that events told of since the last sample.
+    passing: VecDeque<Route>,
+    dirty: bool,
+    read_at: Option<Instant>,
+    /// How often the kernel dropped events.
+    overruns: u64,
+}
+
+impl RoutingObserver {
+    /// Joins `lookups` with the tables of what `selection` includes.
+    #[must_use]
+    pub fn new(lookups: LookupObserver, selection: Selection) -> Self {
+        Self {
+            lookups,
+            selection,
+            shown: BTreeMap::new(),
+            gone: Vec::new(),
+            counted: HashMap::new(),
+            passing: VecDeque::new(),
+            dirty: true,
+            read_at: None,
+            overruns: 0,
+        }
+    }
+
+    /// Takes what netlink told.
+    pub fn event(&mut self, event: RouteEvent) {
+        self.dirty = true;
+        match event {
+            RouteEvent::Routes(routes) => {
+                self.passing.extend(routes);
+                while self.passing.len() > PASSING {
+                    self.passing.pop_front();
+                }
+            }
+            RouteEvent::Changed => {}
+            RouteEvent::Lost => self.overruns += 1,
+        }
+    }
+
+    /// Adjusts to what was found on the machine.
+    pub async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
+        self.lookups
+            .follow(behalf::sources(&facts.host.links, &rows));
+        let mut old = std::mem::take(&mut self.shown);
+        for row in rows {
+            if !self.selection.includes(&row) {
+                continue;
+            }
+            let shown = match old.remove(&row.key) {
+                Some(shown) => Shown { row, ..shown },
+                None => {
+                    self.dirty = true;
+                    Shown {
+                        row,
+                        book: Book::default(),
+                        interfaces: BTreeMap::new(),
+                        trouble: None,
+                        read: false,
+                    }
+                }
+            };
+            self.shown.insert(shown.row.key, shown);
+        }
+        self.gone.extend(old.into_values());
+        // A namespace that has just begun may end before the next sample.
+        let new: Vec<NsKey> = self
+            .shown
+            .values()
+            .filter(|shown| !shown.read)
+            .map(|shown| shown.row.key)
+            .collect();
+        for key in new {
+            self.read(key, machine).await;
+        }
+    }
+
+    /// Reads the tables of one namespace.
+    async fn read(&mut self, key: NsKey, machine: &Machine) {
+        let routes = machine.routes_in(key).await;
+        let Some(shown) = self.shown.get_mut(&key) else {
+            return;
+        };
+        shown.read = true;
+        shown.interfaces.extend(machine.interface_names(key));
+        match routes {
+            Ok(routes) => {
+                shown.trouble = None;
+                shown.book.update(routes);
+            }
+            Err(error) => shown.trouble = Some(Chain(&error).to_string()),
+        }
+    }
+
+    /// Reads everything.
+    pub async fn sample(
+        &mut self,
+        machine: &Machine,
+        host: Host,
+        time: SystemTime,
+        warnings: Vec<Warning>,
+    ) -> RoutingSample {
+        // Hits first: a route that they met is in the tables, or has gone and was
+        // told of.
+        let added = self.added();
+        if self.dirty || self.read_at.is_none_or(|at| at.elapsed() >= STALE) {
+            self.dirty = false;
+            self.read_at = Some(Instant::now());
+            let keys: Vec<NsKey> = self.shown.keys().copied().collect();
+            for key in keys {
+                self.read(key, machine).await;
+            }
+        }
+        self.credit(&added);
+        let mut failures = self.failures();
+        let mut sample = self.totals(host, time, warnings);
+        let unattributed_failures = failures.remove(&0).unwrap_or_default();
+        let mut past: HashMap<NsKey, Shown> = std::mem::take(&mut self.gone)
+            .into_iter()
+            .map(|shown| (shown.row.key, shown))
+            .collect();
+        let namespaces = std::mem::take(&mut sample.namespaces)
+            .into_iter()
+            .filter_map(|ns| {
+                let shown = self.shown.get(&ns.key).or_else(|| past.get(&ns.key))?;
+                let of = ns.cookie.and_then(|cookie| failures.remove(&cookie));
+                Some(routing(ns, shown, of.unwrap_or_default()))
+            })
+            .collect();
+        past.clear();
+        RoutingSample {
+            time: sample.time,
+            host: sample.host,
+            namespaces,
+            unattributed_failures,
+            unattributed: sample.unattributed,
+            observer: sample.observer,
+            warnings: sample.warnings,
+        }
+    }
+
+    /// The totals of all namespaces that are or were shown.
+    fn totals(&mut self, host: Host, time: SystemTime, warnings: Vec<Warning>) -> Sample {
+        let up = self.shown.values().map(|shown| namespace(&shown.row));
+        let gone = self.gone.iter().map(|shown| crate::model::sample::Namespace {
+            state: State::Gone,
+            ..namespace(&shown.row)
+        });
+        let mut sample = Sample {
+            time,
+            host,
+            namespaces: up.chain(gone).collect(),
+            unattributed: None,
+            observer: Observer::default(),
+            warnings,
+        };
+        self.lookups.complete(&mut sample);
+        if let Some(programs) = self.lookups.programs() {
+            let entries = sample.observer.maps.first().map_or(0, |map| map.entries);
+            let maps = programs.maps(
+                usize::try_from(entries).unwrap_or(usize::MAX),
+                self.counted.len(),
+                programs.failures().map_or(0, |failures| failures.len()),
+            );
+            sample.warnings.extend(map_doubts(&maps[1..]));
+            sample.observer.maps = maps;
+        }
+        for shown in self.shown.values() {
+            if let Some(reason) = shown.row.reason.as_ref().or(shown.trouble.as_ref()) {
+                sample.warnings.push(Warning {
+                    code: "namespace_unreadable".to_owned(),
+                    namespace: Some(shown.row.name.clone()),
+                    message: reason.clone(),
+                });
+            }
+        }
+        if self.overruns > 0 {
+            sample.warnings.push(Warning {
+                code: "netlink_overrun".to_owned(),
+                namespace: None,
+                message: format!(
+                    "routes changed faster than the kernel could tell ({} times): tables were read \
+                     anew; hits of routes that were there for a moment may be shown without a prefix",
+                    self.overruns
+                ),
+            });
+        }
+        sample
+    }
+
+    /// What was counted since the last time.
+    fn added(&mut self) -> Vec<(HitKey, i64)> {
+        let Some(programs) = self.lookups.programs() else {
+            return Vec::new();
+        };
+        let hits = match programs.hits() {
+            Ok(hits) => hits,
+            Err(error) => {
+                debug!("{error:#}");
+                return Vec::new();
+            }
+        };
+        let now = Instant::now();
+        let mut added = Vec::new();
+        for (key, count) in &hits {
+            let entry = self.counted.entry(*key).or_insert((0, now));
+            // A visit that went on takes one back, perhaps just now.
+            let more = count.wrapping_sub(entry.0).cast_signed();
+            if more != 0 {
+                *entry = (*count, now);
+                added.push((*key, more));
+            }
+        }
+        self.counted.retain(|key, _| hits.contains_key(key));
+        if programs.is_full_of_hits(hits.len(), CROWDED) {
+            self.counted.retain(|key, (_, at)| {
+                let idle = at.elapsed() >= IDLE;
+                if idle {
+                    programs.forget_hit(key);
+                }
+                !idle
+            });
+        }
+        added
+    }
+
+    fn credit(&mut self, added: &[(HitKey, i64)]) {
+        let passing: Vec<Route> = self.passing.drain(..).collect();
+        let gone = self.gone.iter_mut();
+        let mut books: HashMap<u64, &mut Book> = self
+            .shown
+            .values_mut()
+            .chain(gone)
+            .filter_map(|shown| Some((shown.row.cookie?, &mut shown.book)))
+            .collect();
+        for (key, count) in added {
+            let (Some(book), Ok(hit)) = (books.get_mut(&key.cookie), Hit::try_from(key)) else {
+                continue;
+            };
+            book.credit(&hit, *count, &passing);
+        }
+    }
+
+    /// Failed lookups by cookie, the most frequent first.
+    fn failures(&self) -> HashMap<u64, Vec<FailureShown>> {
+        let mut result: HashMap<u64, Vec<FailureShown>> = HashMap::new();
+        let Some(programs) = self.lookups.programs() else {
+            return result;
+        };
+        for (key, count) in programs.failures().unwrap_or_default() {
+            // What was taken back altogether.
+            if count == 0 || count > u64::MAX / 2 {
+                continue;
+            }
+            let Ok(failure) = Failure::new(&key, count) else {
+                continue;
+            };
+            let reason = failure.reason.map(|number| programs.reason(number));
+            result
+                .entry(key.cookie)
+                .or_default()
+                .push(FailureShown { failure, reason });
+        }
+        for failures in result.values_mut() {
+            failures.sort_by(|a, b| {
+                let key = |f: &FailureShown| (f.failure.destination, f.failure.class, f.failure.origin);
+                (b.failure.count, key(a)).cmp(&(a.failure.count, key(b)))
+            });
+        }
+        result
+    }
+}
+
+fn routing(
+    ns: crate::model::sample::Namespace,
+    shown: &Shown,
+    failures: Vec<FailureShown>,
+) -> Routing {
+    let entries: Option<Vec<_>> = (shown.read && shown.trouble.is_none())
+        .then(|| shown.book.entries().into_iter().cloned().collect());
+    let told: u64 = failures.iter().map(|f| f.failure.count).sum();
+    let failed = ns.lookups.map_or(0, |lookups| lookups.failed());
+    Routing {
+        remarks: remarks::of(entries.as_deref().unwrap_or_default(), &shown.interfaces),
+        routes: entries,
+        failures_forgotten: failed.saturating_sub(told),
+        failures,
+        interfaces: shown.interfaces.clone(),
+        namespace: ns,
+    }
+}

@@ -1,0 +1,9 @@
+//! `netobs routes` in its formats.
+
+mod csv;
+mod json;
+mod table;
+
+pub use csv::{csv, csv_header};
+pub use json::{SCHEMA, json};
+pub use table::{Style, block, lines};
