@@ -327,14 +327,18 @@ pub struct Work {
     pub input_open: u32,
     /// Address of the flow that was looked up last.
     pub flow: u64,
+    /// `received` at that time.
+    pub flow_at: u64,
     /// Its destination, folded.
     pub flow_destination: u32,
+    /// Its input interface.
+    pub flow_iif: u32,
     /// The table that it visited first.
     pub flow_table: u32,
     /// `STATE_*`.
     pub flow_state: u32,
-    /// What was counted for it: `ORIGIN_*`.
-    pub flow_origin: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// What was counted as a hit.
     pub hit: HitKey,
     /// What was counted as a failure.
@@ -371,5 +375,5 @@ const _: () = {
     assert!(size_of::<Sender>() == 32);
     assert!(size_of::<BehalfKey>() == 24);
     assert!(size_of::<Astray>() == 32);
-    assert!(size_of::<Work>() == 16 + 24 + 8 + 8 + 8 + 16 + 56 + 32);
+    assert!(size_of::<Work>() == 16 + 24 + 8 + 8 + 8 + 8 + 24 + 56 + 32);
 };

@@ -17,6 +17,9 @@ use crate::{
     maps,
 };
 
+/// `LOOPBACK_IFINDEX`: what flows of local senders have for an input interface.
+pub const LOOPBACK: u32 = 1;
+
 /// Local addresses: what every decision looks at first, where rules are used.
 pub const TABLE_LOCAL: u32 = 255;
 /// Where routes are unless somebody says otherwise.
@@ -46,18 +49,27 @@ pub fn add(counter: *mut u64, amount: u64) {
 
 /// Takes up `flow`: true where this visit belongs to the same decision as the
 /// last one on this CPU.
+///
+/// A flow is on the stack, and the next one may be at the same place with the
+/// same destination: that of a packet that was passed on to the next namespace.
+/// Another packet is another decision, and so is a visit to the table that the
+/// flow began with.
 #[inline(always)]
-pub fn take_up(work: &mut Work, flow: Object, destination: u32, table: u32) -> bool {
+pub fn take_up(work: &mut Work, flow: Object, destination: u32, iif: u32, table: u32) -> bool {
     let flow = flow as u64;
     if work.flow == flow
         && work.flow_destination == destination
+        && work.flow_iif == iif
+        && (iif == LOOPBACK || work.flow_at == work.received)
         && work.flow_table != table
         && table != TABLE_LOCAL
     {
         return true;
     }
     work.flow = flow;
+    work.flow_at = work.received;
     work.flow_destination = destination;
+    work.flow_iif = iif;
     work.flow_table = table;
     work.flow_state = STATE_OPEN;
     false
@@ -171,7 +183,6 @@ pub fn hit(work: &mut Work, key: &HitKey) {
     decision(key.cookie, key.family.into(), key.origin.into(), 1);
     route_hit(key, 1);
     work.hit = *key;
-    work.flow_origin = key.origin.into();
     work.flow_state = STATE_HIT;
 }
 
@@ -181,7 +192,6 @@ pub fn failure(work: &mut Work, key: &FailureKey) {
     decision(key.cookie, key.family.into(), key.origin.into(), 1);
     failed(key, 1);
     work.failure = *key;
-    work.flow_origin = key.origin.into();
     work.flow_state = STATE_FAILED;
 }
 
@@ -209,14 +219,19 @@ pub fn dropped_by(hit: &HitKey, key: &FailureKey) {
     route_hit(hit, 1);
 }
 
-/// Takes back what was counted for the flow, whose decision goes on.
+/// Takes back what was counted for the flow, whose decision goes on in the
+/// namespace `cookie` (0 for unknown).
 #[inline(always)]
-pub fn take_back(work: &mut Work) {
+pub fn take_back(work: &mut Work, cookie: u64) {
     const BACK: u64 = u64::MAX;
     let state = work.flow_state;
     work.flow_state = STATE_OPEN;
     if state == STATE_HIT {
         let key = work.hit;
+        // A decision stays in its namespace: this was another.
+        if cookie != 0 && key.cookie != cookie {
+            return;
+        }
         decision(key.cookie, key.family.into(), key.origin.into(), BACK);
         route_hit(&key, BACK);
         if u32::from(key.origin) == ORIGIN_FORWARD {
@@ -224,6 +239,9 @@ pub fn take_back(work: &mut Work) {
         }
     } else if state == STATE_FAILED {
         let key = work.failure;
+        if cookie != 0 && key.cookie != 0 && key.cookie != cookie {
+            return;
+        }
         decision(key.cookie, key.family.into(), key.origin.into(), BACK);
         failed(&key, BACK);
     }

@@ -13,14 +13,11 @@ use netobs_common::routes::{
 };
 
 use crate::{
-    account::{self, TABLE_DEFAULT, TABLE_MAIN},
+    account::{self, LOOPBACK, TABLE_DEFAULT, TABLE_MAIN},
     behalf,
     kernel::*,
     maps, senders,
 };
-
-/// `LOOPBACK_IFINDEX`: what flows of local senders have for an input interface.
-pub const LOOPBACK: u32 = 1;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -99,7 +96,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
         account::let_go(work);
         return;
     }
-    let goes_on = account::take_up(work, object, flow.destination, table);
+    let goes_on = account::take_up(work, object, flow.destination, iif, table);
     match error {
         0 => found(work, &flow, table, hop, goes_on),
         _ if error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT => {}
@@ -176,7 +173,7 @@ fn found(work: &mut Work, flow: &Flow, table: u32, hop: Object, goes_on: bool) {
         reserved: [0; 3],
     };
     if goes_on {
-        account::take_back(work);
+        account::take_back(work, cookie);
     }
     account::hit(work, &key);
     if flow.iif != LOOPBACK {
@@ -230,7 +227,7 @@ fn not_found(work: &mut Work, flow: &Flow, table: u32, error: i32, goes_on: bool
             reserved: [0; 3],
         };
         if goes_on {
-            account::take_back(work);
+            account::take_back(work, cookie);
         }
         account::hit(work, &key);
         return;
@@ -251,7 +248,7 @@ fn not_found(work: &mut Work, flow: &Flow, table: u32, error: i32, goes_on: bool
         reserved: 0,
     };
     if goes_on {
-        account::take_back(work);
+        account::take_back(work, cookie);
     }
     if route_type == 0 {
         account::failure(work, &key);

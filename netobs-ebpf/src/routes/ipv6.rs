@@ -10,9 +10,9 @@ use netobs_common::routes::{
 };
 
 use crate::{
-    account::{self, TABLE_MAIN},
+    account::{self, LOOPBACK, TABLE_MAIN},
     behalf,
-    ipv4::{LOOPBACK, route_type},
+    ipv4::route_type,
     kernel::*,
     maps,
 };
@@ -37,7 +37,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
     let table: u32 = load(table, &OFF_TB6_ID);
     let destination = load_address6(flow, &OFF_FL6_DADDR);
     let Some(work) = maps::work() else { return };
-    let goes_on = account::take_up(work, flow, fold(&destination), table);
+    let goes_on = account::take_up(work, flow, fold(&destination), iif, table);
 
     let none: Object = load(net, &OFF_NET_NULL6);
     let route: Object = load(result, &OFF_RES6_F6I);
@@ -64,7 +64,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
         _ => ORIGIN_FORWARD,
     };
     if goes_on {
-        account::take_back(work);
+        account::take_back(work, cookie);
     }
     let failure = |class: u32| FailureKey {
         cookie,

@@ -29,9 +29,32 @@ impl Watch {
 
     /// Starts it.
     pub(crate) fn begin(lab: &Lab, args: &[&str]) -> anyhow::Result<Self> {
-        let usual = ["watch", "--output=json", "--interval=200ms"];
+        Self::command(lab, "watch", args)
+    }
+
+    /// Starts `netobs routes` and waits for its first sample.
+    pub(crate) fn routes(lab: &Lab, args: &[&str]) -> anyhow::Result<Self> {
+        let mut routes = Self::command(lab, "routes", args)?;
+        routes.until("the first sample", |_| true)?;
+        Ok(routes)
+    }
+
+    fn command(lab: &Lab, command: &str, args: &[&str]) -> anyhow::Result<Self> {
+        let usual = [command, "--output=json", "--interval=200ms"];
         let proc = lab.netobs(usual.iter().chain(args))?.start()?;
         Ok(Self { proc })
+    }
+
+    /// A sample of which another one, begun later, says the same of routing:
+    /// what was under way has been counted.
+    pub(crate) fn settled(&mut self) -> anyhow::Result<Value> {
+        let mut last = self.fresh()?;
+        poll_until(SOON, "routing at rest", || {
+            let next = self.fresh()?;
+            let same = routing(&last) == routing(&next);
+            last = next;
+            Ok(same.then(|| last.clone()))
+        })
     }
 
     /// All samples so far.
@@ -120,6 +143,16 @@ impl Watch {
     pub(crate) fn end(mut self) -> anyhow::Result<Output> {
         self.proc.end(Signal::SIGTERM, SOON)?.success()
     }
+}
+
+/// What a sample says of lookups, routes and failures.
+fn routing(sample: &Value) -> Vec<[&Value; 5]> {
+    let all = sample["namespaces"].as_array().into_iter().flatten();
+    all.map(|row| {
+        let keys = ["name", "state", "route_lookups", "routes", "failures"];
+        keys.map(|key| &row[key])
+    })
+    .collect()
 }
 
 /// Every line of `lines` as JSON.
