@@ -192,6 +192,17 @@ impl LabCommand {
         }
     }
 
+    /// Runs the program, which must succeed, and parses each line of its standard
+    /// output.
+    pub fn json_lines(&mut self) -> anyhow::Result<Vec<serde_json::Value>> {
+        let text = self.text()?;
+        text.lines()
+            .map(|line| {
+                serde_json::from_str(line).with_context(|| format!("this is no JSON: {line}"))
+            })
+            .collect()
+    }
+
     fn cannot_run(&self) -> String {
         format!("cannot run `{}` in the lab", self.text_of())
     }

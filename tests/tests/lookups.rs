@@ -94,33 +94,47 @@ fn connects_datagrams_and_pings_take_so_many_decisions() -> anyhow::Result<()> {
 
         let seen = scene.counted(|| connect_udp(&lab, &a, any, &at.to_string()))?;
         // The kernel asks once more for IPv6 only where the source was not known.
-        assert_eq!(seen.of("a"), out(if family == "ipv4" { 2 } else { 1 }), "{family} connect");
+        assert_eq!(
+            seen.of("a"),
+            out(if family == "ipv4" { 2 } else { 1 }),
+            "{family} connect"
+        );
         assert_eq!(seen.of("b"), grown(&[]), "nothing was sent");
 
         // Somebody has to be there, or an error comes back.
-        let seen = inside(&lab, &b, || UdpSocket::bind(at).map_err(Into::into)).and_then(|open| {
-            let seen = scene.counted(|| send_udp(&lab, &a, any, at, 5));
-            drop(open);
-            seen
-        })?;
+        let seen =
+            inside(&lab, &b, || UdpSocket::bind(at).map_err(Into::into)).and_then(|open| {
+                let seen = scene.counted(|| send_udp(&lab, &a, any, at, 5));
+                drop(open);
+                seen
+            })?;
         assert_eq!(seen.of("a"), out(5), "{family} datagrams");
         assert_eq!(seen.of("b"), grown(&[(&format!("{family}/input"), 5)]));
 
         // Nobody there: an error for each comes back, and a limit on them is
         // far away.
         let seen = scene.counted(|| ping(&lab, &a, to, &["-c4"]))?;
-        let both = grown(&[(&format!("{family}/output"), 4), (&format!("{family}/input"), 4)]);
+        let both = grown(&[
+            (&format!("{family}/output"), 4),
+            (&format!("{family}/input"), 4),
+        ]);
         assert_eq!(seen.of("a"), both, "{family} ping");
         assert_eq!(seen.of("b"), both, "{family} ping");
 
         let listener = inside(&lab, &b, || TcpListener::bind(at).map_err(Into::into))?;
         let mut open = None;
         let seen = scene.counted(|| {
-            open = Some(inside(&lab, &a, || TcpStream::connect(at).map_err(Into::into))?);
+            open = Some(inside(&lab, &a, || {
+                TcpStream::connect(at).map_err(Into::into)
+            })?);
             Ok(())
         })?;
         let output = seen.of("a").get(&format!("/{family}/output")).copied();
-        assert_eq!(output, Some(if family == "ipv4" { 3 } else { 1 }), "{family} TCP connect");
+        assert_eq!(
+            output,
+            Some(if family == "ipv4" { 3 } else { 1 }),
+            "{family} TCP connect"
+        );
         assert_eq!(seen.of("host"), grown(&[]), "bridged");
         drop((open, listener));
         scene.rest()?;
@@ -144,7 +158,9 @@ fn what_arp_asks_for_is_no_lookup() -> anyhow::Result<()> {
     let seen = scene.counted(|| {
         for _ in 0..5 {
             for name in ["a", "b"] {
-                lab.shell(&format!("ip -n {name} neigh flush all nud permanent; ip -n {name} neigh flush all"))?;
+                lab.shell(&format!(
+                    "ip -n {name} neigh flush all nud permanent; ip -n {name} neigh flush all"
+                ))?;
             }
             ping(&lab, &named("a"), "10.9.0.2", &["-c1"])?;
             // For nobody: everybody hears of it.
@@ -158,7 +174,10 @@ fn what_arp_asks_for_is_no_lookup() -> anyhow::Result<()> {
     let a = seen.of("a");
     assert_eq!(a.get("/ipv4/input"), Some(&5), "{a:?}");
     assert_eq!(a.get("/ipv4/forward"), None, "{a:?}");
-    assert_eq!(seen.of("b"), grown(&[("ipv4/output", 5), ("ipv4/input", 5)]));
+    assert_eq!(
+        seen.of("b"),
+        grown(&[("ipv4/output", 5), ("ipv4/input", 5)])
+    );
     assert_eq!(seen.of("host"), grown(&[]));
     scene.end()
 }
@@ -183,20 +202,34 @@ fn what_the_host_forwards_is_counted_for_whom_it_forwards() -> anyhow::Result<()
             for (family, to) in [("ipv4", "10.2.0.2"), ("ipv6", "fd02::2")] {
                 let what = format!("{family}, rp_filter {rp_filter}, rules {rules}");
                 let seen = scene.counted(|| ping(&lab, &a, to, &["-c7"]))?;
-                let both = grown(&[(&format!("{family}/output"), 7), (&format!("{family}/input"), 7)]);
+                let both = grown(&[
+                    (&format!("{family}/output"), 7),
+                    (&format!("{family}/input"), 7),
+                ]);
                 assert_eq!(seen.of("a"), both, "{what}");
                 assert_eq!(seen.of("c"), both, "{what}");
                 let host = seen.of("host");
-                assert_eq!(host.get(&format!("/{family}/forward")), Some(&14), "{what}: {host:?}");
+                assert_eq!(
+                    host.get(&format!("/{family}/forward")),
+                    Some(&14),
+                    "{what}: {host:?}"
+                );
                 assert_eq!(host.get("/on_behalf/a"), Some(&7), "{what}: {host:?}");
                 assert_eq!(host.get("/on_behalf/c"), Some(&7), "{what}: {host:?}");
                 assert_eq!(host.get("/total"), Some(&14), "{what}: {host:?}");
                 assert_eq!(host.get("/failed"), None, "{what}: {host:?}");
                 assert_eq!(seen.by_host("a"), 7, "{what}");
                 // To the host itself: delivered, not forwarded, and it answers.
-                let own = if family == "ipv4" { "10.1.0.1" } else { "fd01::1" };
+                let own = if family == "ipv4" {
+                    "10.1.0.1"
+                } else {
+                    "fd01::1"
+                };
                 let seen = scene.counted(|| ping(&lab, &a, own, &["-c3"]))?;
-                let both = grown(&[(&format!("{family}/output"), 3), (&format!("{family}/input"), 3)]);
+                let both = grown(&[
+                    (&format!("{family}/output"), 3),
+                    (&format!("{family}/input"), 3),
+                ]);
                 assert_eq!(seen.of("host"), both, "{what}: own address");
                 assert_eq!(seen.of("a"), both, "{what}: own address");
             }
@@ -213,7 +246,16 @@ fn what_the_host_forwards_is_counted_for_whom_it_forwards() -> anyhow::Result<()
     let before = snmp(&lab, &Netns::Host, "TcpExt", "IPReversePathFilter")?;
     let seen = scene.counted(|| {
         lab.command_in(&a, "busybox")
-            .args(["ping", "-q", "-c5", "-i0.02", "-W1", "-I", "10.66.0.1", "10.2.0.2"])
+            .args([
+                "ping",
+                "-q",
+                "-c5",
+                "-i0.02",
+                "-W1",
+                "-I",
+                "10.66.0.1",
+                "10.2.0.2",
+            ])
             .output()?;
         Ok(())
     })?;
@@ -222,7 +264,11 @@ fn what_the_host_forwards_is_counted_for_whom_it_forwards() -> anyhow::Result<()
     let host = seen.of("host");
     assert_eq!(host.get("/failures/rp_filter"), Some(&5), "{host:?}");
     assert_eq!(host.get("/failed"), Some(&5), "{host:?}");
-    assert_eq!(host.get("/ipv4/forward"), Some(&5), "one decision each: {host:?}");
+    assert_eq!(
+        host.get("/ipv4/forward"),
+        Some(&5),
+        "one decision each: {host:?}"
+    );
     let failure = scene::failure(&scene.last, "host", "10.2.0.2");
     assert_eq!(failure["class"], "rp_filter");
     assert_eq!(failure["reason"], "IP_RPFILTER");

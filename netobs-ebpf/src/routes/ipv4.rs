@@ -148,10 +148,9 @@ fn found(work: &mut Work, flow: &Flow, table: u32, hop: Object, goes_on: bool) {
     let route_type = route_type(flow, hop, gateway_family);
     let origin = match route_type {
         _ if flow.iif == LOOPBACK => ORIGIN_OUTPUT,
-        route_type::LOCAL
-        | route_type::BROADCAST
-        | route_type::ANYCAST
-        | route_type::MULTICAST => ORIGIN_INPUT,
+        route_type::LOCAL | route_type::BROADCAST | route_type::ANYCAST | route_type::MULTICAST => {
+            ORIGIN_INPUT
+        }
         _ => ORIGIN_FORWARD,
     };
     let (gateway, flags) = match gateway_family {

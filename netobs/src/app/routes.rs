@@ -105,9 +105,10 @@ impl Subject for Routing {
             .sample(machine, host(), SystemTime::now(), warnings)
             .await;
         let partial = sample.observer.backend == Backend::None
-            || sample.namespaces.iter().any(|routing| {
-                routing.namespace.state == State::Up && routing.routes.is_none()
-            });
+            || sample
+                .namespaces
+                .iter()
+                .any(|routing| routing.namespace.state == State::Up && routing.routes.is_none());
         let bytes = self
             .draw(&sample)
             .map_err(|error| Failure::new(Cause::Run, error.into()))?;

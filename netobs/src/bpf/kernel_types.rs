@@ -77,9 +77,7 @@ impl KernelTypes {
         self.0
             .get()
             .iter()
-            .find(|(id, kind)| {
-                is_structure(kind) && self.0.name_of(**id).as_deref() == Some(name)
-            })
+            .find(|(id, kind)| is_structure(kind) && self.0.name_of(**id).as_deref() == Some(name))
             .map(|(id, _)| *id)
     }
 

@@ -492,12 +492,14 @@ fn brief(error: ProgramError) -> anyhow::Error {
         } => {
             let log = verifier_log.to_string();
             debug!("the verifier says:\n{log}");
-            let last = log
-                .lines()
-                .rev()
-                .map(str::trim)
-                .find(|line| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s)));
-            anyhow::anyhow!("{io_error}: {}", last.unwrap_or("the verifier says nothing"))
+            let last =
+                log.lines().rev().map(str::trim).find(|line| {
+                    !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s))
+                });
+            anyhow::anyhow!(
+                "{io_error}: {}",
+                last.unwrap_or("the verifier says nothing")
+            )
         }
         other => other.into(),
     }

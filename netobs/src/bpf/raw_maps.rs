@@ -37,7 +37,10 @@ struct Attributes {
 }
 
 /// A value that is all integers and has no padding, so that any bytes are one.
-#[expect(unsafe_code, reason = "who implements it promises what the kernel needs")]
+#[expect(
+    unsafe_code,
+    reason = "who implements it promises what the kernel needs"
+)]
 // SAFETY: a trait; see its implementations.
 pub(super) unsafe trait Bytes: Copy + Default {}
 

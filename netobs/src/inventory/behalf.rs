@@ -114,7 +114,12 @@ mod tests {
             master,
             ..Link::default()
         };
-        let links = [link(3, None), link(7, Some(3)), link(9, Some(3)), link(11, None)];
+        let links = [
+            link(3, None),
+            link(7, Some(3)),
+            link(9, Some(3)),
+            link(11, None),
+        ];
         let rows = [
             row(1, 7, &["172.17.0.2/16", "fe80::1/64", "fd00::2/64"]),
             row(2, 9, &["172.17.0.3/16", "172.17.0.9/16", "nonsense"]),

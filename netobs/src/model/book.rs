@@ -48,8 +48,8 @@ pub struct Entry {
     pub family: Family,
     /// Its type.
     pub kind: RouteType,
-    /// Where to.
-    pub hop: Hop,
+    /// Where to, one of these.
+    pub hops: Vec<Hop>,
     /// The route itself, where it was ever seen.
     pub route: Option<Route>,
     /// Whether it is there now.
@@ -62,13 +62,13 @@ pub struct Entry {
 
 /// What tells the entries of a route apart from those of another. Netlink may
 /// tell of a route anew with another protocol or source: it is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Identity {
     table: Option<u32>,
     prefix: Option<Prefix>,
     family: Family,
     kind: RouteType,
-    hop: Hop,
+    hops: Vec<Hop>,
     metric: u32,
     implicit: bool,
 }
@@ -236,7 +236,7 @@ impl Book {
             prefix: (hit.exact || hit.implicit).then_some(hit.prefix),
             family: hit.prefix.family(),
             kind: hit.kind,
-            hop: hit.hop,
+            hops: hit_hops(hit),
             route: None,
             present: false,
             matched: if hit.implicit {
@@ -253,8 +253,7 @@ impl Book {
         })
     }
 
-    /// The entries: IPv4 before IPv6; by table as policy routing goes through
-    /// them by default (others, main, default, local last); then the default
+    /// The entries: IPv4 before IPv6; main, other tables, local; then the default
     /// route first and by address, as `ip route` lists them.
     #[must_use]
     pub fn entries(&self) -> Vec<&Entry> {
@@ -265,13 +264,13 @@ impl Book {
             .collect();
         entries.sort_by_key(|entry| {
             let table = match entry.table {
-                Some(TABLE_MAIN) => (1, TABLE_MAIN),
+                Some(TABLE_MAIN) => (0, TABLE_MAIN),
                 Some(TABLE_LOCAL) => (3, TABLE_LOCAL),
-                Some(table) => (0, table),
+                Some(table) => (1, table),
                 None => (2, 0),
             };
             let metric = entry.route.as_ref().map_or(0, |route| route.metric);
-            (entry.family, table, entry.prefix, metric, entry.hop, entry.kind)
+            (entry.family, table, entry.prefix, metric, entry.kind)
         });
         entries
     }
@@ -286,7 +285,7 @@ impl Entry {
                 prefix: self.prefix,
                 family: self.family,
                 kind: self.kind,
-                hop: self.hop,
+                hops: self.hops.clone(),
                 metric: 0,
                 implicit: self.matched == Match::Implicit,
             },
@@ -300,7 +299,7 @@ fn identity_of(route: &Route) -> Identity {
         prefix: Some(route.prefix),
         family: route.prefix.family(),
         kind: route.kind,
-        hop: route.hop,
+        hops: route.hops.clone(),
         metric: route.metric,
         implicit: false,
     }
@@ -312,7 +311,7 @@ fn entry_of(route: &Route) -> Entry {
         prefix: Some(route.prefix),
         family: route.prefix.family(),
         kind: route.kind,
-        hop: route.hop,
+        hops: route.hops.clone(),
         route: Some(route.clone()),
         present: true,
         matched: match route.prefix.family() {
@@ -320,6 +319,15 @@ fn entry_of(route: &Route) -> Entry {
             Family::Ipv6 => Match::Exact,
         },
         hits: Hits::default(),
+    }
+}
+
+/// Where a hit that no route explains went.
+fn hit_hops(hit: &Hit) -> Vec<Hop> {
+    if hit.kind.rejects() {
+        Vec::new()
+    } else {
+        vec![hit.hop]
     }
 }
 
@@ -333,7 +341,7 @@ fn fits(route: &Route, hit: &Hit) -> bool {
         kind => kind == route.kind,
     };
     // IPv6 gives routes that reject the loopback interface.
-    let hop = route.kind.rejects() || route.hop == hit.hop;
+    let hop = route.kind.rejects() || route.hops.contains(&hit.hop);
     table && kind && hop
 }
 
@@ -363,7 +371,7 @@ mod tests {
             table,
             prefix: prefix(to),
             kind: RouteType::UNICAST,
-            hop,
+            hops: vec![hop],
             protocol: 3,
             scope: 0,
             metric: 0,
@@ -466,7 +474,10 @@ mod tests {
         let moment = route(TABLE_MAIN, "10.9.0.0/16", hop("172.17.0.9", 2));
         book.credit(&hit("10.9.1.1", hop("172.17.0.9", 2)), 4, &[moment]);
         let all = shown(&book);
-        assert!(all.contains(&("10.9.0.0/16".to_owned(), 4, false)), "{all:?}");
+        assert!(
+            all.contains(&("10.9.0.0/16".to_owned(), 4, false)),
+            "{all:?}"
+        );
         // One that nobody told of.
         book.credit(&hit("10.8.1.1", hop("172.17.0.8", 2)), 7, &[]);
         assert!(shown(&book).contains(&("?".to_owned(), 7, false)));
@@ -505,8 +516,8 @@ mod tests {
         assert_eq!(
             counts,
             [
-                (Some(100), "unicast".to_owned(), 2, Match::Inferred),
                 (Some(254), "blackhole".to_owned(), 1, Match::Inferred),
+                (Some(100), "unicast".to_owned(), 2, Match::Inferred),
                 (None, "unspec".to_owned(), 3, Match::Implicit),
             ]
         );

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use netobs_common::routes::{
     CLASS_BLACKHOLE, CLASS_MARTIAN, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_RP_FILTER,
-    CLASS_UNREACHABLE, FAILED, FAMILY_IPV4, FAMILY_IPV6, ORIGIN_FORWARD, ORIGIN_INPUT, ORIGIN_OUTPUT,
-    Lookups as Record,
+    CLASS_UNREACHABLE, FAILED, FAMILY_IPV4, FAMILY_IPV6, Lookups as Record, ORIGIN_FORWARD,
+    ORIGIN_INPUT, ORIGIN_OUTPUT,
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +104,9 @@ impl Lookups {
     #[must_use]
     pub fn sum(records: &[Record]) -> Self {
         let sum = |read: &dyn Fn(&Record) -> u64| {
-            let sum = records.iter().fold(0u64, |sum, r| sum.wrapping_add(read(r)));
+            let sum = records
+                .iter()
+                .fold(0u64, |sum, r| sum.wrapping_add(read(r)));
             // Read while it was being taken back.
             if sum > u64::MAX / 2 { 0 } else { sum }
         };

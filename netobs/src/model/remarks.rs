@@ -18,15 +18,22 @@ const LOOPBACK: &str = "lo";
 pub fn of(entries: &[Entry], interfaces: &BTreeMap<u32, String>) -> Vec<String> {
     let connected: Vec<_> = entries
         .iter()
-        .filter(|e| e.route.as_ref().is_some_and(|r| r.protocol == PROTOCOL_KERNEL))
-        .filter_map(|e| Some((e.prefix?, e.hop.ifindex?)))
+        .filter(|e| {
+            e.route
+                .as_ref()
+                .is_some_and(|r| r.protocol == PROTOCOL_KERNEL)
+        })
+        .flat_map(|e| e.hops.iter().map(move |hop| (e, hop)))
+        .filter_map(|(e, hop)| Some((e.prefix?, hop.ifindex?)))
         .collect();
     entries
         .iter()
         .filter(|entry| entry.hits.total() > 0 && entry.kind == RouteType::UNICAST)
-        .filter(|entry| entry.hop.gateway.is_none() && entry.table != Some(TABLE_LOCAL))
-        .filter_map(|entry| {
-            let (prefix, ifindex) = (entry.prefix?, entry.hop.ifindex?);
+        .filter(|entry| entry.table != Some(TABLE_LOCAL))
+        .flat_map(|entry| entry.hops.iter().map(move |hop| (entry, hop)))
+        .filter(|(_, hop)| hop.gateway.is_none())
+        .filter_map(|(entry, hop)| {
+            let (prefix, ifindex) = (entry.prefix?, hop.ifindex?);
             let interface = interfaces.get(&ifindex)?;
             let is_subnet = connected
                 .iter()
@@ -94,10 +101,10 @@ mod tests {
             table: TABLE_MAIN,
             prefix: Prefix::of(to.parse().expect("an address"), len),
             kind: RouteType::UNICAST,
-            hop: Hop {
+            hops: vec![Hop {
                 gateway: gateway.and_then(|g| g.parse().ok()),
                 ifindex: Some(2),
-            },
+            }],
             protocol,
             scope: 253,
             metric: 0,
@@ -129,7 +136,7 @@ mod tests {
                 exact: false,
                 implicit: false,
                 kind: RouteType::UNKNOWN,
-                hop: route.hop,
+                hop: route.hops[0],
             };
             book.credit(&hit, 1, &[]);
         }

@@ -255,8 +255,7 @@ pub struct Hop {
     pub ifindex: Option<u32>,
 }
 
-/// A route, as netlink tells of it. One with several next hops is one route for
-/// each here.
+/// A route, as netlink tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// In this table.
@@ -265,8 +264,9 @@ pub struct Route {
     pub prefix: Prefix,
     /// What it does.
     pub kind: RouteType,
-    /// Where to.
-    pub hop: Hop,
+    /// Where to: one of these, as the kernel spreads flows over them. None where
+    /// it rejects.
+    pub hops: Vec<Hop>,
     /// `RTPROT_*`: who made it.
     pub protocol: u8,
     /// `RT_SCOPE_*`.
@@ -293,7 +293,8 @@ pub struct Hit {
     pub implicit: bool,
     /// The route's type, [`RouteType::UNKNOWN`] where the kernel did not tell.
     pub kind: RouteType,
-    /// Where to.
+    /// Where to. Of several next hops it is the first: the kernel tells before it
+    /// chooses one.
     pub hop: Hop,
 }
 

@@ -102,9 +102,10 @@ impl Row<'_> {
     #[must_use]
     pub fn lookups_per_packet(&self) -> Option<f64> {
         let ratio = |lookups: f64, packets: f64| (packets > 0.0).then(|| lookups / packets);
-        let now = self.lookups.zip(self.rates).and_then(|(lookups, rates)| {
-            ratio(lookups.total, rates.rx.packets + rates.tx.packets)
-        });
+        let now = self
+            .lookups
+            .zip(self.rates)
+            .and_then(|(lookups, rates)| ratio(lookups.total, rates.rx.packets + rates.tx.packets));
         now.or_else(|| {
             let totals = self.totals.as_ref()?;
             let packets = totals.rx.total().packets + totals.tx.total().packets;

@@ -167,7 +167,7 @@ impl LookupObserver {
             }
         }
         let maps = programs.maps(lookups.len(), 0, 0);
-        sample.warnings.extend(map_doubts(&maps));
+        sample.warnings.extend(map_doubts(&maps[..1]));
         if self.full {
             sample.warnings.push(Warning {
                 code: "map_full".to_owned(),
@@ -179,10 +179,7 @@ impl LookupObserver {
         }
         sample.observer.maps.extend(maps.into_iter().take(1));
         sample.observer.programs.extend(programs.programs());
-        sample
-            .observer
-            .programs
-            .sort_by(|a, b| a.name.cmp(&b.name));
+        sample.observer.programs.sort_by(|a, b| a.name.cmp(&b.name));
         self.forget(sample, &lookups);
     }
 
@@ -204,11 +201,19 @@ impl LookupObserver {
             return;
         };
         let mut past: HashSet<u64> = HashSet::new();
-        for ns in sample.namespaces.iter().filter(|ns| ns.state == State::Gone) {
+        for ns in sample
+            .namespaces
+            .iter()
+            .filter(|ns| ns.state == State::Gone)
+        {
             past.extend(ns.cookie);
             self.before.remove(&ns.key);
         }
-        let shown: HashSet<u64> = sample.namespaces.iter().filter_map(|ns| ns.cookie).collect();
+        let shown: HashSet<u64> = sample
+            .namespaces
+            .iter()
+            .filter_map(|ns| ns.cookie)
+            .collect();
         if programs.is_crowded(lookups.len(), CROWDED) {
             past.extend(lookups.keys().filter(|cookie| !shown.contains(cookie)));
         }

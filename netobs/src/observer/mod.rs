@@ -16,11 +16,11 @@ use log::{debug, info};
 use netobs_common::{SlotEntry, SlotOwner};
 
 pub use describe::listed;
-pub use lookups::{LookupObserver, Wanted};
-pub use routing::RoutingObserver;
 use describe::{described, namespace};
 use doubts::{doubts, own_doubts};
+pub use lookups::{LookupObserver, Wanted};
 use past::Past;
+pub use routing::RoutingObserver;
 
 use crate::{
     bpf::{

@@ -1,7 +1,7 @@
 //! Routing tables of namespaces, joined with what decisions met.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -14,12 +14,7 @@ use super::{
 };
 use crate::{
     error::Chain,
-    inventory::{
-        behalf,
-        build::Row,
-        facts::Facts,
-        select::Selection,
-    },
+    inventory::{behalf, build::Row, facts::Facts, select::Selection},
     model::{
         book::Book,
         remarks,
@@ -87,11 +82,11 @@ impl RoutingObserver {
     pub fn event(&mut self, event: RouteEvent) {
         self.dirty = true;
         match event {
-            RouteEvent::Routes(routes) => {
-                self.passing.extend(routes);
-                while self.passing.len() > PASSING {
+            RouteEvent::Route(route) => {
+                if self.passing.len() == PASSING {
                     self.passing.pop_front();
                 }
+                self.passing.push_back(route);
             }
             RouteEvent::Changed => {}
             RouteEvent::Lost => self.overruns += 1,
@@ -163,13 +158,25 @@ impl RoutingObserver {
         // Hits first: a route that they met is in the tables, or has gone and was
         // told of.
         let added = self.added();
-        if self.dirty || self.read_at.is_none_or(|at| at.elapsed() >= STALE) {
+        let all = self.dirty || self.read_at.is_none_or(|at| at.elapsed() >= STALE);
+        if all {
             self.dirty = false;
             self.read_at = Some(Instant::now());
-            let keys: Vec<NsKey> = self.shown.keys().copied().collect();
-            for key in keys {
-                self.read(key, machine).await;
-            }
+        }
+        // Nobody tells of what has no connection to us: where something was met
+        // there, that tells.
+        let met: HashSet<u64> = added.iter().map(|(key, _)| key.cookie).collect();
+        let stale: Vec<NsKey> = self
+            .shown
+            .values()
+            .filter(|shown| {
+                let met = shown.row.cookie.is_some_and(|cookie| met.contains(&cookie));
+                all || (met && !machine.hears_of(shown.row.key))
+            })
+            .map(|shown| shown.row.key)
+            .collect();
+        for key in stale {
+            self.read(key, machine).await;
         }
         self.credit(&added);
         let mut failures = self.failures();
@@ -202,10 +209,13 @@ impl RoutingObserver {
     /// The totals of all namespaces that are or were shown.
     fn totals(&mut self, host: Host, time: SystemTime, warnings: Vec<Warning>) -> Sample {
         let up = self.shown.values().map(|shown| namespace(&shown.row));
-        let gone = self.gone.iter().map(|shown| crate::model::sample::Namespace {
-            state: State::Gone,
-            ..namespace(&shown.row)
-        });
+        let gone = self
+            .gone
+            .iter()
+            .map(|shown| crate::model::sample::Namespace {
+                state: State::Gone,
+                ..namespace(&shown.row)
+            });
         let mut sample = Sample {
             time,
             host,
@@ -323,7 +333,8 @@ impl RoutingObserver {
         }
         for failures in result.values_mut() {
             failures.sort_by(|a, b| {
-                let key = |f: &FailureShown| (f.failure.destination, f.failure.class, f.failure.origin);
+                let key =
+                    |f: &FailureShown| (f.failure.destination, f.failure.class, f.failure.origin);
                 (b.failure.count, key(a)).cmp(&(a.failure.count, key(b)))
             });
         }

@@ -2,26 +2,33 @@
 
 use std::path::PathBuf;
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
 /// The root of the cgroup2 file system, as mounted for this process; `None`
 /// where there is only version 1.
 #[must_use]
 pub fn root() -> Option<PathBuf> {
-    mount_of(&std::fs::read_to_string("/proc/self/mountinfo").ok()?)
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // Another mount may hide one that is still listed.
+    places(&mounts).into_iter().find(|place| {
+        statfs(place).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    })
 }
 
 /// Fields of `/proc/self/mountinfo`: id, parent, device, root, mount point,
-/// options, optional fields, `-`, type, source, options. The last mount on a place is
-/// the one that is seen; the shortest place is the root.
-fn mount_of(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo
+/// options, optional fields, `-`, type, source, options. The shortest mount point
+/// comes first: others are parts that somebody mounted for a container.
+fn places(mountinfo: &str) -> Vec<PathBuf> {
+    let mut places: Vec<String> = mountinfo
         .lines()
         .filter_map(|line| {
             let (place, kind) = line.split_once(" - ")?;
             let point = place.split(' ').nth(4)?;
             (kind.split(' ').next()? == "cgroup2").then(|| unescaped(point))
         })
-        .min_by_key(String::len)
-        .map(PathBuf::from)
+        .collect();
+    places.sort_by_key(String::len);
+    places.into_iter().map(PathBuf::from).collect()
 }
 
 /// The kernel writes spaces and the like as `\040`.
@@ -30,7 +37,10 @@ fn unescaped(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('\\') {
         result.push_str(before);
-        match after.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
+        match after
+            .get(..3)
+            .and_then(|octal| u8::from_str_radix(octal, 8).ok())
+        {
             Some(byte) => {
                 result.push(char::from(byte));
                 rest = &after[3..];
@@ -57,10 +67,17 @@ mod tests {
 26 24 0:24 / /sys/fs/cgroup/unified rw shared:10 master:2 - cgroup2 cgroup2 rw
 27 24 0:24 /x /run/some\\040where/else/cgroup rw - cgroup2 cgroup2 rw
 ";
-        assert_eq!(mount_of(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        let found = |mounts: &str| -> Vec<String> {
+            let places = places(mounts).into_iter();
+            places.map(|place| place.display().to_string()).collect()
+        };
+        assert_eq!(
+            found(hybrid),
+            ["/sys/fs/cgroup/unified", "/run/some where/else/cgroup"]
+        );
         let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(mount_of(unified), Some("/sys/fs/cgroup".into()));
-        assert_eq!(mount_of("25 24 0:23 / /c rw - cgroup cgroup rw\nnonsense\n"), None);
+        assert_eq!(found(unified), ["/sys/fs/cgroup"]);
+        assert!(found("25 24 0:23 / /c rw - cgroup cgroup rw\nnonsense\n").is_empty());
         assert_eq!(unescaped(r"/a\040b\\c\9"), r"/a b\\c\9");
     }
 }

@@ -387,6 +387,17 @@ impl Machine {
         self.netlink_in(key)?.routes().await
     }
 
+    /// Whether netlink tells us of changes in the namespace `key`: it does of our
+    /// own, and of those that we have an id for.
+    #[must_use]
+    pub fn hears_of(&self, key: NsKey) -> bool {
+        key == self.host_key()
+            || self
+                .namespaces
+                .values()
+                .any(|visited| visited.facts.key() == key && visited.facts.nsid.is_some())
+    }
+
     /// Names of the interfaces of the namespace `key`, by index.
     #[must_use]
     pub fn interface_names(&self, key: NsKey) -> BTreeMap<u32, String> {

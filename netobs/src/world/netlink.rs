@@ -63,8 +63,8 @@ pub enum LinkEvent {
 /// Something happened to the routing of some namespace.
 #[derive(Clone, Debug)]
 pub enum RouteEvent {
-    /// These routes came or went.
-    Routes(Vec<Route>),
+    /// This route came or went.
+    Route(Route),
     /// Something else changed that routes depend on.
     Changed,
     /// The kernel dropped events: look at everything again.
@@ -171,7 +171,7 @@ impl Netlink {
         Ok(result)
     }
 
-    /// All routes of all tables, one for each next hop.
+    /// All routes of all tables.
     ///
     /// # Errors
     /// Where the kernel refuses or the namespace is gone.
@@ -182,7 +182,7 @@ impl Netlink {
             request.header.address_family = family;
             let mut dump = self.handle.route().get(request).execute();
             while let Some(message) = dump.try_next().await.context("list routes")? {
-                routes.extend(routes_of(&message));
+                routes.extend(route(&message));
             }
         }
         Ok(routes)
@@ -272,36 +272,35 @@ fn link_event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent>
 fn route_event(message: NetlinkMessage<RouteNetlinkMessage>) -> RouteEvent {
     match message.payload {
         NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-        ) => RouteEvent::Routes(routes_of(&route)),
+            RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message),
+        ) => route(&message).map_or(RouteEvent::Changed, RouteEvent::Route),
         NetlinkPayload::Overrun(_) => RouteEvent::Lost,
         _ => RouteEvent::Changed,
     }
 }
 
-/// The routes that a message tells of: one for each next hop, none for what is
-/// no route of a table.
-fn routes_of(message: &RouteMessage) -> Vec<Route> {
+/// The route that a message tells of; none where it is no route of a table.
+fn route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     let unspecified: IpAddr = match header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return Vec::new(),
+        _ => return None,
     };
     if header.flags.contains(RouteFlags::Cloned) {
-        return Vec::new();
+        return None;
     }
     let mut route = Route {
         table: header.table.into(),
         prefix: Prefix::of(unspecified, header.destination_prefix_length),
         kind: RouteType(header.kind.into()),
-        hop: Hop::default(),
+        hops: Vec::new(),
         protocol: header.protocol.into(),
         scope: header.scope.into(),
         metric: 0,
         source: None,
     };
-    let mut hops = Vec::new();
+    let mut single = Hop::default();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(table) => route.table = *table,
@@ -312,10 +311,10 @@ fn routes_of(message: &RouteMessage) -> Vec<Route> {
             }
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::PrefSource(from) => route.source = ip(from),
-            RouteAttribute::Oif(index) => route.hop.ifindex = Some(*index),
-            RouteAttribute::Gateway(gateway) => route.hop.gateway = ip(gateway),
-            RouteAttribute::Via(gateway) => route.hop.gateway = via(gateway),
-            RouteAttribute::MultiPath(all) => hops.extend(all.iter().map(|next| {
+            RouteAttribute::Oif(index) => single.ifindex = Some(*index),
+            RouteAttribute::Gateway(gateway) => single.gateway = ip(gateway),
+            RouteAttribute::Via(gateway) => single.gateway = via(gateway),
+            RouteAttribute::MultiPath(all) => route.hops.extend(all.iter().map(|next| {
                 let mut hop = Hop {
                     gateway: None,
                     ifindex: Some(next.interface_index),
@@ -332,15 +331,10 @@ fn routes_of(message: &RouteMessage) -> Vec<Route> {
             _ => {}
         }
     }
-    if hops.is_empty() {
-        return vec![route];
+    if route.hops.is_empty() && single != Hop::default() {
+        route.hops.push(single);
     }
-    hops.into_iter()
-        .map(|hop| Route {
-            hop,
-            ..route.clone()
-        })
-        .collect()
+    Some(route)
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

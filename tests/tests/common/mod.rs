@@ -40,8 +40,12 @@ impl Watch {
     }
 
     fn command(lab: &Lab, command: &str, args: &[&str]) -> anyhow::Result<Self> {
-        let usual = [command, "--output=json", "--interval=200ms"];
-        let proc = lab.netobs(usual.iter().chain(args))?.start()?;
+        let mut words = vec![command, "--output=json"];
+        if !args.iter().any(|arg| arg.starts_with("--interval")) {
+            words.push("--interval=200ms");
+        }
+        words.extend(args);
+        let proc = lab.netobs(&words)?.start()?;
         Ok(Self { proc })
     }
 

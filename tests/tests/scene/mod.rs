@@ -33,7 +33,8 @@ impl Scene {
     }
 
     pub(crate) fn with(lab: &Lab, args: &[&str]) -> anyhow::Result<Self> {
-        let mut routes = Watch::routes(lab, args)?;
+        let often = ["--interval=100ms"];
+        let mut routes = Watch::routes(lab, &[&often, args].concat())?;
         let last = routes.settled()?;
         Ok(Self { routes, last })
     }
@@ -132,7 +133,11 @@ pub(crate) fn routes<'a>(sample: &'a Value, row: &str, prefix: &str) -> Vec<&'a 
 pub(crate) fn route<'a>(sample: &'a Value, row: &str, prefix: &str) -> &'a Value {
     match routes(sample, row, prefix)[..] {
         [route] => route,
-        ref routes => panic!("{} routes {prefix} of {row}: {}", routes.len(), namespace(sample, row)),
+        ref routes => panic!(
+            "{} routes {prefix} of {row}: {}",
+            routes.len(),
+            namespace(sample, row)
+        ),
     }
 }
 

@@ -4,6 +4,8 @@ use std::io;
 
 use crate::{
     model::{
+        book::Entry,
+        route::Hop,
         routing::{FailureShown, RoutingSample},
         sample::Namespace,
     },
@@ -60,11 +62,10 @@ pub fn csv(sample: &RoutingSample, out: &mut dyn io::Write) -> io::Result<()> {
                 or_empty(entry.table.map(|table| table.to_string())),
                 or_empty(entry.prefix.map(|prefix| prefix.to_string())),
                 or_empty((entry.kind.0 != 0).then(|| entry.kind.name())),
-                or_empty(entry.hop.gateway.map(|gateway| gateway.to_string())),
-                harmless(&or_empty(names::interface(
-                    entry.hop.ifindex,
-                    &routing.interfaces,
-                ))),
+                joined(entry, |hop| hop.gateway.map(|gateway| gateway.to_string())),
+                joined(entry, |hop| {
+                    names::interface(hop.ifindex, &routing.interfaces).map(|name| harmless(&name))
+                }),
                 or_empty(route.map(|route| names::protocol(route.protocol))),
                 or_empty(route.map(|route| names::scope(route.scope))),
                 or_empty(route.map(|route| route.metric.to_string())),
@@ -96,6 +97,12 @@ pub fn csv(sample: &RoutingSample, out: &mut dyn io::Write) -> io::Result<()> {
         record(&failure(head(&time, None), shown), out)?;
     }
     Ok(())
+}
+
+/// What all next hops have for a field, with a space between.
+fn joined(entry: &Entry, field: impl Fn(&Hop) -> Option<String>) -> String {
+    let all: Vec<String> = entry.hops.iter().filter_map(field).collect();
+    all.join(" ")
 }
 
 /// Nobody's failures have no namespace.

@@ -58,6 +58,7 @@ struct JsonRoute {
     kind: Option<String>,
     gateway: Option<String>,
     interface: Option<String>,
+    nexthops: Option<Vec<JsonHop>>,
     protocol: Option<String>,
     scope: Option<String>,
     metric: Option<u32>,
@@ -66,6 +67,12 @@ struct JsonRoute {
     #[serde(rename = "match")]
     matched: &'static str,
     hits: JsonHits,
+}
+
+#[derive(Serialize)]
+struct JsonHop {
+    gateway: Option<String>,
+    interface: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -89,11 +96,7 @@ struct JsonFailure {
 ///
 /// # Errors
 /// Where `out` fails.
-pub fn json(
-    sample: &RoutingSample,
-    interval: Duration,
-    out: &mut dyn io::Write,
-) -> io::Result<()> {
+pub fn json(sample: &RoutingSample, interval: Duration, out: &mut dyn io::Write) -> io::Result<()> {
     line(
         &JsonSample {
             schema: SCHEMA,
@@ -136,13 +139,24 @@ fn route(entry: &Entry, routing: &Routing) -> JsonRoute {
         forward,
     } = entry.hits;
     let route = entry.route.as_ref();
+    let mut hops: Vec<JsonHop> = entry
+        .hops
+        .iter()
+        .map(|hop| JsonHop {
+            gateway: hop.gateway.map(|gateway| gateway.to_string()),
+            interface: names::interface(hop.ifindex, &routing.interfaces),
+        })
+        .collect();
+    let single = if hops.len() == 1 { hops.pop() } else { None };
+    let (gateway, interface) = single.map_or((None, None), |hop| (hop.gateway, hop.interface));
     JsonRoute {
         family: entry.family.as_str(),
         table: entry.table,
         prefix: entry.prefix.map(|prefix| prefix.to_string()),
         kind: (entry.kind.0 != 0).then(|| entry.kind.name()),
-        gateway: entry.hop.gateway.map(|gateway| gateway.to_string()),
-        interface: names::interface(entry.hop.ifindex, &routing.interfaces),
+        gateway,
+        interface,
+        nexthops: (!hops.is_empty()).then_some(hops),
         protocol: route.map(|route| names::protocol(route.protocol)),
         scope: route.map(|route| names::scope(route.scope)),
         metric: route.map(|route| route.metric),

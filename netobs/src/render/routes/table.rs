@@ -277,14 +277,10 @@ fn route_text(entry: &Entry, routing: &Routing) -> String {
         }
         None => text.push('?'),
     }
-    if let Some(gateway) = entry.hop.gateway {
-        let _ = match (entry.family, gateway.is_ipv6()) {
-            (Family::Ipv4, true) => write!(text, " via inet6 {gateway}"),
-            _ => write!(text, " via {gateway}"),
-        };
-    }
-    if let Some(interface) = names::interface(entry.hop.ifindex, &routing.interfaces) {
-        let _ = write!(text, " dev {}", harmless(&interface));
+    let several = entry.hops.len() > 1;
+    let hops = hops_text(entry, routing);
+    if !several {
+        text.push_str(&hops);
     }
     if let Some(route) = &entry.route {
         // `ip` leaves out what is usual.
@@ -301,6 +297,9 @@ fn route_text(entry: &Entry, routing: &Routing) -> String {
             let _ = write!(text, " metric {}", route.metric);
         }
     }
+    if several {
+        text.push_str(&hops);
+    }
     if entry.matched == Match::Implicit {
         text.push_str(" (no route: bound to the interface)");
     } else if !entry.present {
@@ -309,6 +308,25 @@ fn route_text(entry: &Entry, routing: &Routing) -> String {
         } else {
             " (route not seen)"
         });
+    }
+    text
+}
+
+fn hops_text(entry: &Entry, routing: &Routing) -> String {
+    let mut text = String::new();
+    for hop in &entry.hops {
+        if entry.hops.len() > 1 {
+            text.push_str(" nexthop");
+        }
+        if let Some(gateway) = hop.gateway {
+            let _ = match (entry.family, gateway.is_ipv6()) {
+                (Family::Ipv4, true) => write!(text, " via inet6 {gateway}"),
+                _ => write!(text, " via {gateway}"),
+            };
+        }
+        if let Some(interface) = names::interface(hop.ifindex, &routing.interfaces) {
+            let _ = write!(text, " dev {}", harmless(&interface));
+        }
     }
     text
 }
