@@ -7,7 +7,8 @@ use clap::CommandFactory as _;
 use netobs::{
     cli::Cli,
     model::{
-        sample::{Namespace, Sample, State, Warning},
+        lookups::{Backend, Failures, Lookups, Origins, Unattributed},
+        sample::{Kind, Namespace, Sample, State, Warning},
         view::View,
     },
     render::{csv, doctor, json, list, table},
@@ -23,6 +24,37 @@ fn sample(number: u8) -> Sample {
     );
     let text = std::fs::read_to_string(&file).expect("the recorded sample");
     serde_json::from_str(&text).expect("a sample")
+}
+
+/// `sample` as of a kernel whose lookups are observed: `times` as many as there
+/// are hundreds of packets, each tenth failed.
+fn with_lookups(mut sample: Sample, times: u64) -> Sample {
+    sample.observer.backend = Backend::Tracepoint;
+    sample.unattributed = Some(Unattributed {
+        lookups: 3 * times,
+        failed: times,
+    });
+    for (ns, number) in sample.namespaces.iter_mut().zip(1..) {
+        let origins = Origins {
+            output: 7 * number * times,
+            input: 2 * number * times,
+            forward: number * times,
+            failed: number * times,
+        };
+        ns.lookups = Some(Lookups {
+            ipv4: Some(origins),
+            ipv6: None,
+            failures: Failures {
+                no_route: number * times,
+                ..Failures::default()
+            },
+        });
+        match ns.kind {
+            Kind::Host => ns.behalf.on_behalf = Some([(HOSTILE.to_owned(), times)].into()),
+            _ => ns.behalf.by_host = Some(times),
+        }
+    }
+    sample
 }
 
 fn hostile_sample() -> Sample {
@@ -87,8 +119,22 @@ fn the_table_of_a_second_sample_has_rates_and_says_what_is_gone() {
 }
 
 #[test]
+fn a_wide_table_has_lookups_too() {
+    let (first, second) = (with_lookups(sample(1), 1), with_lookups(sample(2), 3));
+    let view = View::new(Some(&first), &second, SECOND);
+    let style = table::Style {
+        width: 100,
+        ..style()
+    };
+    insta::assert_snapshot!(table::lines(&view, style).join("\n"));
+}
+
+#[test]
 fn the_table_fits_its_terminal() {
-    let (first, mut second) = (sample(1), hostile_sample());
+    let (first, mut second) = (
+        with_lookups(sample(1), 1),
+        with_lookups(hostile_sample(), 2),
+    );
     for n in 0..30 {
         let mut more = second.namespaces[1].clone();
         more.name = format!("a-container-with-quite-a-long-name-indeed-{n}");
@@ -117,7 +163,10 @@ fn the_table_fits_its_terminal() {
 
 #[test]
 fn json_keeps_to_its_schema_and_its_snapshot() {
-    let (first, second) = (sample(1), hostile_sample());
+    let (first, second) = (
+        with_lookups(sample(1), 1),
+        with_lookups(hostile_sample(), 2),
+    );
     for (before, now) in [(None, &first), (Some(&first), &second)] {
         let view = View::new(before, now, SECOND);
         let line = text(|out| json::sample(&view, out));
@@ -305,7 +354,7 @@ fn help_of_every_command() {
     let mut cli = Cli::command();
     cli.build();
     insta::assert_snapshot!("help", plain(cli.clone()));
-    for name in ["watch", "list", "doctor", "clean"] {
+    for name in ["watch", "list", "routes", "doctor", "clean"] {
         let command = cli.find_subcommand(name).expect("a command").clone();
         insta::assert_snapshot!(format!("help_{name}"), plain(command));
     }

@@ -19,7 +19,8 @@ pub(crate) fn lab(options: &cli::Lab) -> anyhow::Result<ExitCode> {
         return Err(command.exec()).context("cannot start sudo");
     }
     signals::note_them()?;
-    let lab = demo::start()?;
+    let demo = demo::start()?;
+    let lab = &demo.lab;
     let shell = env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
     let words = match &options.command[..] {
         [] => {
@@ -40,6 +41,6 @@ pub(crate) fn lab(options: &cli::Lab) -> anyhow::Result<ExitCode> {
         .env("NETOBS_DOCKER_HOST", lab.docker_host())
         .env("PATH", env::join_paths(path)?);
     let status = command.status()?;
-    drop(lab);
+    drop(demo);
     Ok(run::exit_code(status))
 }

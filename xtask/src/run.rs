@@ -87,11 +87,11 @@ fn run_in_lab(netobs: &Path, args: &[String]) -> anyhow::Result<ExitCode> {
         return Err(command.exec()).context("cannot start sudo");
     }
     signals::note_them()?;
-    let lab = demo::start();
+    let demo = demo::start();
     if signals::take().is_some() {
         return Ok(ExitCode::SUCCESS);
     }
-    let status = netobs_in(&lab?, netobs, args)?;
+    let status = netobs_in(&demo?.lab, netobs, args)?;
     Ok(exit_code(status))
 }
 

@@ -9,6 +9,7 @@ use super::print;
 use crate::{
     bpf::{
         attach, chain, filters,
+        lookups::{LookupPrograms, Settings},
         object::{Capacity, Programs},
     },
     config::{self, TcMode},
@@ -41,6 +42,7 @@ pub(super) async fn run(config: config::Doctor) -> Result<(), Failure> {
             "netobs cannot count anything".to_owned(),
         )),
     }
+    checks.push(lookups());
     checks.push(expedite());
     let mut machine = Machine::open()?;
     checks.push(engine_check(&config, &mut machine).await);
@@ -123,8 +125,40 @@ fn btf() -> Check {
     limited(
         "btf",
         format!("{BTF} is not there (kernels since 5.4 have it with CONFIG_DEBUG_INFO_BTF)"),
-        "counting works; readers of the maps do not see field names".to_owned(),
+        "counting works; route lookups are not observed, and readers of the maps do not see field \
+         names"
+            .to_owned(),
     )
+}
+
+/// Tries the programs that follow routing decisions, for a moment.
+fn lookups() -> Check {
+    let settings = Settings {
+        detail: true,
+        host: 0,
+        namespaces: 1,
+        destinations: 1,
+        failures: 1,
+    };
+    match LookupPrograms::start(settings) {
+        Ok(programs) => {
+            let doubts: Vec<&str> = programs
+                .doubts()
+                .iter()
+                .map(|doubt| doubt.message.as_str())
+                .collect();
+            let backend = format!("observed by {}", programs.backend().as_str());
+            if doubts.is_empty() {
+                return ok("lookups", backend);
+            }
+            limited("lookups", backend, doubts.join("; "))
+        }
+        Err(error) => limited(
+            "lookups",
+            format!("{error:#}"),
+            "route lookups are not observed; packets are".to_owned(),
+        ),
+    }
 }
 
 fn expedite() -> Check {

@@ -270,7 +270,14 @@ impl Book {
                 None => (2, 0),
             };
             let metric = entry.route.as_ref().map_or(0, |route| route.metric);
-            (entry.family, table, entry.prefix, metric, entry.kind)
+            (
+                entry.family,
+                table,
+                entry.prefix.is_none(),
+                entry.prefix,
+                metric,
+                entry.kind,
+            )
         });
         entries
     }

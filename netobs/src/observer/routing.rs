@@ -20,7 +20,7 @@ use crate::{
         remarks,
         route::{Failure, Hit, Route},
         routing::{FailureShown, Routing, RoutingSample},
-        sample::{Host, NsKey, Observer, Sample, State, Warning},
+        sample::{Host, Kind, NsKey, Observer, Sample, State, Warning},
     },
     world::{gather::Machine, netlink::RouteEvent},
 };
@@ -182,11 +182,11 @@ impl RoutingObserver {
         let mut failures = self.failures();
         let mut sample = self.totals(host, time, warnings);
         let unattributed_failures = failures.remove(&0).unwrap_or_default();
-        let mut past: HashMap<NsKey, Shown> = std::mem::take(&mut self.gone)
+        let past: HashMap<NsKey, Shown> = std::mem::take(&mut self.gone)
             .into_iter()
             .map(|shown| (shown.row.key, shown))
             .collect();
-        let namespaces = std::mem::take(&mut sample.namespaces)
+        let mut namespaces: Vec<Routing> = std::mem::take(&mut sample.namespaces)
             .into_iter()
             .filter_map(|ns| {
                 let shown = self.shown.get(&ns.key).or_else(|| past.get(&ns.key))?;
@@ -194,7 +194,19 @@ impl RoutingObserver {
                 Some(routing(ns, shown, of.unwrap_or_default()))
             })
             .collect();
-        past.clear();
+        // By name, as people look for them; our own namespace first, what has
+        // ended last.
+        namespaces.sort_by(|a, b| {
+            let key = |routing: &Routing| {
+                let ns = &routing.namespace;
+                (ns.state == State::Gone, ns.kind != Kind::Host)
+            };
+            (key(a), &a.namespace.name, a.namespace.key).cmp(&(
+                key(b),
+                &b.namespace.name,
+                b.namespace.key,
+            ))
+        });
         RoutingSample {
             time: sample.time,
             host: sample.host,

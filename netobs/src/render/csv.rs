@@ -36,6 +36,12 @@ const EXTRAS: [&str; 6] = [
     "multicast",
     "fragments",
 ];
+const LOOKUPS: [&str; 4] = [
+    "route_lookups",
+    "failed_lookups",
+    "route_lookups_per_s",
+    "failed_lookups_per_s",
+];
 const RATES: [&str; 3] = ["packets_per_s", "bytes_per_s", "segments_per_s"];
 
 /// Writes the header.
@@ -55,6 +61,7 @@ pub fn header(out: &mut dyn io::Write) -> io::Result<()> {
         EXTRAS.iter().for_each(|name| add(name));
         RATES.iter().for_each(|name| add(name));
     }
+    fields.extend(LOOKUPS.map(str::to_owned));
     record(&fields, out)
 }
 
@@ -83,6 +90,14 @@ fn fields(time: &str, row: &Row<'_>) -> Vec<String> {
     let totals = row.totals.as_ref();
     direction(totals.map(|t| &t.rx), row.rates.map(|r| r.rx), &mut fields);
     direction(totals.map(|t| &t.tx), row.rates.map(|r| r.tx), &mut fields);
+    let count = |count: Option<u64>| count.map(|count| count.to_string()).unwrap_or_default();
+    let rate = |rate: Option<f64>| rate.map(|rate| format!("{rate:.3}")).unwrap_or_default();
+    fields.extend([
+        count(ns.lookups.map(|lookups| lookups.total())),
+        count(ns.lookups.map(|lookups| lookups.failed())),
+        rate(row.lookups.map(|lookups| lookups.total)),
+        rate(row.lookups.map(|lookups| lookups.failed)),
+    ]);
     fields
 }
 

@@ -14,7 +14,13 @@ use crate::model::{
 
 /// Columns of a number, so that nothing moves from sample to sample.
 const NUMBER: usize = 8;
-const NUMBERS: usize = 6;
+/// Columns of numbers: the first ones are shown on every terminal, the others
+/// where it is wide enough.
+const HEADINGS: [&str; 9] = [
+    "RX PKT/S", "RX B/S", "TX PKT/S", "TX B/S", "RX PKTS", "TX PKTS", "LOOKUP/S", "FAILED",
+    "LKP/PKT",
+];
+const FEWEST: usize = 7;
 /// Columns of the shortest and longest name.
 const NAME: std::ops::RangeInclusive<usize> = 12..=40;
 const UNKNOWN: &str = "-";
@@ -127,40 +133,29 @@ fn notes(view: &View<'_>) -> Vec<String> {
 
 fn table(rows: &[Row<'_>], style: Style) -> String {
     let names: Vec<String> = rows.iter().map(|row| name(row)).collect();
-    // One column of space after each cell but the last.
-    let room = style.width.saturating_sub(NUMBERS * (NUMBER + 1));
     let widest = names.iter().map(|name| name.width()).max().unwrap_or(0);
-    let name_width = widest
-        .clamp(*NAME.start(), *NAME.end())
-        .min(room.max(*NAME.start()));
+    let wished = widest.clamp(*NAME.start(), *NAME.end());
+    // One column of space in front of each number.
+    let fits = style.width.saturating_sub(wished) / (NUMBER + 1);
+    let columns = fits.clamp(FEWEST, HEADINGS.len());
+    let room = style.width.saturating_sub(columns * (NUMBER + 1));
+    let name_width = wished.min(room.max(*NAME.start()));
 
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(
-        [
-            "NAMESPACE",
-            "RX PKT/S",
-            "RX B/S",
-            "TX PKT/S",
-            "TX B/S",
-            "RX PKTS",
-            "TX PKTS",
-        ]
-        .iter()
-        .enumerate()
-        .map(|(at, text)| {
-            Cell::new(text).set_alignment(if at == 0 {
-                CellAlignment::Left
-            } else {
-                CellAlignment::Right
-            })
-        }),
+    let mut header = vec![Cell::new("NAMESPACE")];
+    header.extend(
+        HEADINGS[..columns]
+            .iter()
+            .map(|text| Cell::new(text).set_alignment(CellAlignment::Right)),
     );
+    table.set_header(header);
     for (row, name) in rows.iter().zip(names) {
         let mut cells = vec![Cell::new(fit(&name, name_width))];
         cells.extend(
             numbers(row)
                 .into_iter()
+                .take(columns)
                 .map(|text| Cell::new(text).set_alignment(CellAlignment::Right)),
         );
         table.add_row(cells);
@@ -185,7 +180,7 @@ fn name(row: &Row<'_>) -> String {
     }
 }
 
-fn numbers(row: &Row<'_>) -> [String; NUMBERS] {
+fn numbers(row: &Row<'_>) -> [String; HEADINGS.len()] {
     let unknown = || UNKNOWN.to_owned();
     let rates = row
         .rates
@@ -203,5 +198,10 @@ fn numbers(row: &Row<'_>) -> [String; NUMBERS] {
         tx.1,
         packets(totals.map(|t| t.rx.total().packets)),
         packets(totals.map(|t| t.tx.total().packets)),
+        row.lookups
+            .map_or_else(unknown, |lookups| si_rate(lookups.total)),
+        packets(row.namespace.lookups.map(|lookups| lookups.failed())),
+        row.lookups_per_packet()
+            .map_or_else(unknown, |ratio| format!("{ratio:.2}")),
     ]
 }

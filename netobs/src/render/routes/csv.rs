@@ -12,7 +12,7 @@ use crate::{
     render::{csv::record, json::timestamp, names, text::harmless},
 };
 
-const HEADER: [&str; 21] = [
+const HEADER: [&str; 24] = [
     "time",
     "namespace",
     "cookie",
@@ -30,6 +30,9 @@ const HEADER: [&str; 21] = [
     "metric",
     "present",
     "match",
+    "hits_output",
+    "hits_input",
+    "hits_forward",
     "origin",
     "class",
     "reason",
@@ -44,8 +47,8 @@ pub fn csv_header(out: &mut dyn io::Write) -> io::Result<()> {
     record(&HEADER.map(str::to_owned), out)
 }
 
-/// Writes the routes and failures of `sample`. A route has a line for each
-/// origin.
+/// Writes the routes and failures of `sample`. What a record has no use for is
+/// empty.
 ///
 /// # Errors
 /// Where `out` fails.
@@ -73,21 +76,11 @@ pub fn csv(sample: &RoutingSample, out: &mut dyn io::Write) -> io::Result<()> {
                 entry.matched.as_str().to_owned(),
             ];
             let hits = entry.hits;
-            for (origin, count) in [
-                ("output", hits.output),
-                ("input", hits.input),
-                ("forward", hits.forward),
-            ] {
-                let mut line = head.clone();
-                line.extend(fields.iter().cloned());
-                line.extend([
-                    origin.to_owned(),
-                    String::new(),
-                    String::new(),
-                    count.to_string(),
-                ]);
-                record(&line, out)?;
-            }
+            let mut line = head.clone();
+            line.extend(fields);
+            line.extend([hits.output, hits.input, hits.forward].map(|count| count.to_string()));
+            line.resize(HEADER.len(), String::new());
+            record(&line, out)?;
         }
         for shown in &routing.failures {
             record(&failure(head.clone(), shown), out)?;
@@ -129,7 +122,7 @@ fn failure(mut line: Vec<String>, shown: &FailureShown) -> Vec<String> {
     };
     line.extend(["failure".to_owned(), family.to_owned(), String::new()]);
     line.push(format!("{}/{bits}", failure.destination));
-    line.resize(17, String::new());
+    line.resize(20, String::new());
     line.extend([
         failure.origin.as_str().to_owned(),
         failure.class.as_str().to_owned(),

@@ -254,10 +254,11 @@ fn route(entry: &Entry, routing: &Routing, room: usize, total: u64) -> Line {
         (true, _) => Kind::Hit,
     };
     let text = padded(&fit(&route_text(entry, routing), room), room);
-    line(
-        kind,
-        format!("  {table:TABLE$} {text}{:>COUNT$}{share:>SHARE$}", si(hits)),
-    )
+    let mut text = format!("  {table:TABLE$} {text}{:>COUNT$}", si(hits));
+    if !share.is_empty() {
+        let _ = write!(text, "{share:>SHARE$}");
+    }
+    line(kind, text)
 }
 
 /// As `ip route` prints it.
