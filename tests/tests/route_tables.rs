@@ -23,8 +23,11 @@ use std::{
 };
 
 use common::{Watch, count, inode, inside, namespace, ping, warnings};
-use netobs_tests::Lab;
-use nix::sys::socket::{setsockopt, sockopt::BindToDevice};
+use netobs_tests::{Lab, netobs_binary};
+use nix::sys::{
+    signal::Signal,
+    socket::{setsockopt, sockopt::BindToDevice},
+};
 use scene::{Scene, connect_udp, fail_to_connect, forwarding, grown, hits, named, route, routes};
 
 /// A named namespace with an `eth0` (10.3.0.1/24, fd03::1/64) that leads nowhere:
@@ -474,6 +477,130 @@ fn ten_thousand_routes_and_maps_that_are_full() -> anyhow::Result<()> {
         .any(|failure| failure["destination"] == "203.0.2.99");
     assert!(last, "the last one is remembered: {told:?}");
     scene.end()
+}
+
+/// A container's row keeps its name to the end, and is shown once more.
+#[test]
+fn containers_come_and_go_with_their_names() -> anyhow::Result<()> {
+    let lab = Lab::with_docker()?;
+    let mut scene = Scene::new(&lab)?;
+    let guest = lab.run_container("guest", &["--cap-add=NET_ADMIN"], &[])?;
+    scene.routes.until("the container", |sample| {
+        common::rows(sample, "guest")
+            .iter()
+            .any(|row| row["routes"].is_array())
+    })?;
+    scene.rest()?;
+    guest.exec(["ip", "route", "add", "198.51.100.0/24", "via", "172.17.0.1"])?;
+    let seen =
+        scene.counted(|| connect_udp(&lab, &guest.netns(), "0.0.0.0:0", "198.51.100.1:9"))?;
+    assert_eq!(seen.hits("guest", "198.51.100.0/24"), 2);
+    let seen = scene.routes.proc.stdout().len();
+    guest.remove()?;
+    scene.routes.until("its end", |sample| {
+        common::rows(sample, "guest")
+            .iter()
+            .any(|row| row["state"] == "gone")
+    })?;
+    let lines = scene.routes.proc.stdout();
+    let mut gone = 0;
+    for sample in common::parsed(&lines[seen..])? {
+        for row in sample["namespaces"].as_array().into_iter().flatten() {
+            assert!(
+                ["guest", "host"].iter().any(|name| row["name"] == **name),
+                "{row}"
+            );
+            if row["state"] == "gone" {
+                gone += 1;
+                assert_eq!(hits(&sample, "guest", "198.51.100.0/24"), 2, "{row}");
+                assert_eq!(row["kind"], "container", "{row}");
+            }
+        }
+    }
+    assert_eq!(gone, 1, "shown once more");
+    scene.end()
+}
+
+/// More changes than the kernel keeps for a reader that does not read.
+#[test]
+fn events_that_are_lost_are_told_and_made_up_for() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    connected(&lab, "p")?;
+    let mut scene = Scene::new(&lab)?;
+    scene.routes.proc.signal(Signal::SIGSTOP)?;
+    let add: String = (0..12_000u32)
+        .map(|n| {
+            format!(
+                "route add 100.{}.{}.{}/32 via 10.3.0.9\n",
+                64 + n / 62_500,
+                n / 250 % 250,
+                n % 250
+            )
+        })
+        .collect();
+    let file = lab.tmp().join("batch");
+    fs::write(&file, add)?;
+    lab.command("ip")
+        .args(["-n", "p", "-batch"])
+        .arg(&file)
+        .text()?;
+    lab.shell("ip -n p route flush via 10.3.0.9; ip -n p route add 198.51.100.0/24 via 10.3.0.5")?;
+    scene.routes.proc.signal(Signal::SIGCONT)?;
+    scene.routes.until("the warning", |sample| {
+        warnings(sample, "netlink_overrun").len() == 1
+    })?;
+    scene.rest()?;
+    // Nothing that was there before is wrong now, and events work again.
+    assert_eq!(
+        route(&scene.last, "p", "198.51.100.0/24")["gateway"],
+        "10.3.0.5"
+    );
+    lab.shell("ip -n p route replace 198.51.100.0/24 via 10.3.0.6")?;
+    let seen = scene.counted(|| connect_udp(&lab, &named("p"), "0.0.0.0:0", "198.51.100.1:9"))?;
+    assert_eq!(seen.of("p"), grown(&[("ipv4/output", 2)]));
+    let all = routes(&scene.last, "p", "198.51.100.0/24");
+    let hit: Vec<_> = all
+        .iter()
+        .filter(|r| count(&r["hits"], "output") > 0)
+        .collect();
+    assert_eq!(hit.len(), 1, "{all:?}");
+    assert_eq!(hit[0]["gateway"], "10.3.0.6");
+    scene.end()
+}
+
+/// With the capabilities of the README and no others.
+#[test]
+fn the_documented_capabilities_are_enough() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    connected(&lab, "p")?;
+    let caps = "+bpf,+net_admin,+perfmon,+sys_admin,+sys_ptrace";
+    let netobs = netobs_binary()?;
+    for command in ["routes", "watch"] {
+        let samples = lab
+            .command("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .args([
+                "--inh-caps",
+                caps,
+                "--ambient-caps",
+                caps,
+                "--bounding-set",
+                &format!("-all,{caps}"),
+                "--",
+            ])
+            .arg(&netobs)
+            .args([command, "-o", "json", "-n2", "-i200ms"])
+            .json_lines()?;
+        let last = &samples[1];
+        assert_eq!(last["observer"]["route_backend"], "tracepoint", "{last}");
+        assert_eq!(last["warnings"], serde_json::json!([]), "{last}");
+        assert_eq!(
+            namespace(last, "p")["route_lookups"]["ipv4"]["output"],
+            0,
+            "{last}"
+        );
+    }
+    Ok(())
 }
 
 /// Without lookups there are still tables.

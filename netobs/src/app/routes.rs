@@ -45,7 +45,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let machine = Machine::open()?;
     // Ahead of the first look: what changes after it is told.
-    let (socket, events) = Netlink::route_events().map_err(anyhow::Error::from)?;
+    let (socket, hears_others, events) = Netlink::route_events().map_err(anyhow::Error::from)?;
     let lookups = LookupObserver::start(Wanted::This(lookups::Settings {
         detail: true,
         host: machine.host_key().cookie().unwrap_or(0),
@@ -66,7 +66,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
         once: config.once,
     };
     let routing = Routing {
-        observer: RoutingObserver::new(lookups, config.scope.selection.clone()),
+        observer: RoutingObserver::new(lookups, config.scope.selection.clone(), hears_others),
         config,
         events: Box::pin(events),
         _socket: socket,

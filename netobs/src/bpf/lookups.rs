@@ -141,6 +141,12 @@ impl LookupPrograms {
     /// # Errors
     /// Where no lookups can be observed at all, with the reason.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
+        let started = Self::load(settings);
+        release_memory();
+        started
+    }
+
+    fn load(settings: Settings) -> anyhow::Result<Self> {
         let types = KernelTypes::read(Path::new(VMLINUX))?;
         let mut doubts = Vec::new();
         let mut offsets: BTreeMap<&'static str, u32> = BTreeMap::new();
@@ -417,6 +423,19 @@ impl LookupPrograms {
     #[must_use]
     pub fn programs(&self) -> Vec<ProgramInfo> {
         program_infos(&self.ebpf)
+    }
+}
+
+/// Gives back to the kernel what parsing its types took, some tens of megabytes:
+/// netobs runs for long and never needs so much again.
+fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "there is no safe name for it")]
+        // SAFETY: it only returns free pages, and may be called at any time.
+        unsafe {
+            nix::libc::malloc_trim(0);
+        }
     }
 }
 

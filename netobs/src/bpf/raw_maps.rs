@@ -36,7 +36,10 @@ struct Attributes {
     flags: u64,
 }
 
-/// A value that is all integers and has no padding, so that any bytes are one.
+/// A key or value of a map.
+///
+/// # Safety
+/// It is all integers and has no padding, so that any bytes are one.
 #[expect(
     unsafe_code,
     reason = "who implements it promises what the kernel needs"

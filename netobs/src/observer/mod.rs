@@ -3,6 +3,7 @@
 mod describe;
 mod doubts;
 mod lookups;
+mod names;
 mod past;
 mod routing;
 
@@ -19,6 +20,7 @@ pub use describe::listed;
 use describe::{described, namespace};
 use doubts::{doubts, own_doubts};
 pub use lookups::{LookupObserver, Wanted};
+use names::Names;
 use past::Past;
 pub use routing::RoutingObserver;
 
@@ -36,17 +38,13 @@ use crate::{
     model::{
         baseline::Baseline,
         counters::{Counters, Directions, KernelCounters},
-        sample::{self, Hook, Kind, NsKey, Sample, State, Warning},
+        sample::{self, Hook, NsKey, Sample, State, Warning},
     },
     world::{gather::Machine, netlink::CountersByIndex, netns, rcu::Expedited},
 };
 
 /// After this time what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long an engine has to tell the name of a new container.
-const UNNAMED: Duration = Duration::from_secs(5);
-/// How long a namespace keeps the name of its last container.
-const ORPHAN: Duration = Duration::from_secs(5);
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -109,10 +107,7 @@ pub struct Observer {
     turned_away: HashSet<Spot>,
     /// Interfaces that have a clsact qdisc of ours and no filter.
     made_qdiscs: HashSet<Spot>,
-    /// Since when namespaces are there; `None` for longer than we.
-    born: HashMap<NsKey, Option<Instant>>,
-    /// Since when namespaces have had no container that had one.
-    orphaned: HashMap<NsKey, Instant>,
+    names: Names,
     past: HashMap<NsKey, Past>,
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
@@ -133,8 +128,7 @@ impl Observer {
             failed: HashMap::new(),
             turned_away: HashSet::new(),
             made_qdiscs: HashSet::new(),
-            born: HashMap::new(),
-            orphaned: HashMap::new(),
+            names: Names::default(),
             past: HashMap::new(),
             rows: BTreeMap::new(),
             gone: Vec::new(),
@@ -158,17 +152,10 @@ impl Observer {
     /// Attaches to what is new in `rows` and lets go of what is not there any
     /// more. What failed is tried again after a while.
     pub async fn apply(&mut self, rows: Vec<Row>, machine: &Machine) {
-        self.note_births(&rows);
-        let mut named = BTreeMap::new();
-        for row in rows {
-            let row = self.still_known(row);
-            let selection = &self.settings.selection;
-            if selection.includes(&row) || (self.is_young(row.key) && selection.may_include(&row)) {
-                named.insert(row.key, row);
-            }
-        }
-        let rows = named;
-        self.orphaned.retain(|key, _| rows.contains_key(key));
+        let known = &self.rows;
+        let rows = self
+            .names
+            .select(rows, &self.settings.selection, |key| known.get(&key));
         self.failed.retain(|_, (_, at)| at.elapsed() < RETRY);
         let wanted: HashMap<Spot, (NsKey, &Interface)> = rows
             .values()
@@ -263,44 +250,6 @@ impl Observer {
             old @ (NsKey::Nsid(_) | NsKey::Inode(_)) if same_end => Standing::Renamed(old),
             _ => Standing::Moved,
         }
-    }
-
-    /// Notes which namespaces are new. Those of the first look are not: their
-    /// containers' names are known by then.
-    fn note_births(&mut self, rows: &[Row]) {
-        let born = (!self.born.is_empty()).then(Instant::now);
-        let present: HashSet<NsKey> = rows.iter().map(|row| row.key).collect();
-        self.born.retain(|key, _| present.contains(key));
-        for key in present {
-            self.born.entry(key).or_insert(born);
-        }
-    }
-
-    fn is_young(&self, key: NsKey) -> bool {
-        let born = self.born.get(&key).copied().flatten();
-        born.is_some_and(|born| born.elapsed() < UNNAMED)
-    }
-
-    /// A container that has stopped leaves its namespace a moment before that
-    /// ends. The row keeps its name meanwhile, and so shows it when it is gone.
-    fn still_known(&mut self, row: Row) -> Row {
-        match self.rows.get(&row.key) {
-            Some(was) if row.kind == Kind::Process && was.kind == Kind::Container => {
-                let since = self.orphaned.entry(row.key).or_insert_with(Instant::now);
-                if since.elapsed() < ORPHAN {
-                    return Row {
-                        name: was.name.clone(),
-                        kind: was.kind,
-                        members: was.members.clone(),
-                        ..row
-                    };
-                }
-            }
-            _ => {
-                self.orphaned.remove(&row.key);
-            }
-        }
-        row
     }
 
     fn spot(&self, owner: NsKey, place: &Place) -> Spot {

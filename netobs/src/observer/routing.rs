@@ -11,6 +11,7 @@ use netobs_common::routes::HitKey;
 use super::{
     describe::namespace,
     lookups::{LookupObserver, map_doubts},
+    names::Names,
 };
 use crate::{
     error::Chain,
@@ -49,6 +50,9 @@ struct Shown {
 pub struct RoutingObserver {
     lookups: LookupObserver,
     selection: Selection,
+    names: Names,
+    /// Whether netlink tells of changes in other namespaces.
+    hears_others: bool,
     shown: BTreeMap<NsKey, Shown>,
     gone: Vec<Shown>,
     /// Counts as read last, and when they last changed.
@@ -63,11 +67,14 @@ pub struct RoutingObserver {
 
 impl RoutingObserver {
     /// Joins `lookups` with the tables of what `selection` includes.
+    /// `hears_others`: netlink tells of changes in other namespaces too.
     #[must_use]
-    pub fn new(lookups: LookupObserver, selection: Selection) -> Self {
+    pub fn new(lookups: LookupObserver, selection: Selection, hears_others: bool) -> Self {
         Self {
             lookups,
             selection,
+            names: Names::default(),
+            hears_others,
             shown: BTreeMap::new(),
             gone: Vec::new(),
             counted: HashMap::new(),
@@ -98,10 +105,10 @@ impl RoutingObserver {
         self.lookups
             .follow(behalf::sources(&facts.host.links, &rows));
         let mut old = std::mem::take(&mut self.shown);
-        for row in rows {
-            if !self.selection.includes(&row) {
-                continue;
-            }
+        let rows = self.names.select(rows, &self.selection, |key| {
+            old.get(&key).map(|shown| &shown.row)
+        });
+        for row in rows.into_values() {
             let shown = match old.remove(&row.key) {
                 Some(shown) => Shown { row, ..shown },
                 None => {
@@ -117,7 +124,12 @@ impl RoutingObserver {
             };
             self.shown.insert(shown.row.key, shown);
         }
-        self.gone.extend(old.into_values());
+        // What was known by its interfaces only is known better by now, or had
+        // nothing to say.
+        self.gone.extend(
+            old.into_values()
+                .filter(|shown| shown.row.cookie.is_some() && self.selection.includes(&shown.row)),
+        );
         // A namespace that has just begun may end before the next sample.
         let new: Vec<NsKey> = self
             .shown
@@ -171,7 +183,8 @@ impl RoutingObserver {
             .values()
             .filter(|shown| {
                 let met = shown.row.cookie.is_some_and(|cookie| met.contains(&cookie));
-                all || (met && !machine.hears_of(shown.row.key))
+                let heard = self.hears_others && machine.hears_of(shown.row.key);
+                all || (met && !heard)
             })
             .map(|shown| shown.row.key)
             .collect();
@@ -220,7 +233,11 @@ impl RoutingObserver {
 
     /// The totals of all namespaces that are or were shown.
     fn totals(&mut self, host: Host, time: SystemTime, warnings: Vec<Warning>) -> Sample {
-        let up = self.shown.values().map(|shown| namespace(&shown.row));
+        let up = self
+            .shown
+            .values()
+            .filter(|shown| self.selection.includes(&shown.row))
+            .map(|shown| namespace(&shown.row));
         let gone = self
             .gone
             .iter()

@@ -189,11 +189,12 @@ impl Netlink {
     }
 
     /// Opens a socket that hears of changes to routes, rules, addresses and links
-    /// in this thread's namespace and in all that it has given an id.
+    /// in this thread's namespace and, where the second value is true, in all that
+    /// this one has given an id: that takes CAP_NET_BROADCAST.
     ///
     /// # Errors
     /// Where the socket cannot be made.
-    pub fn route_events() -> io::Result<(Self, impl Stream<Item = RouteEvent>)> {
+    pub fn route_events() -> io::Result<(Self, bool, impl Stream<Item = RouteEvent>)> {
         let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -204,12 +205,12 @@ impl Netlink {
             MulticastGroup::Ipv6Rule,
         ])?;
         let socket = connection.socket_mut().socket_mut();
-        socket.set_listen_all_namespaces(true)?;
+        let all = socket.set_listen_all_namespaces(true).is_ok();
         // A routing daemon changes thousands of routes at once.
         socket.set_rx_buf_sz(EVENT_BUFFER_BYTES)?;
         let task = tokio::spawn(connection);
         let events = messages.map(|(message, _)| route_event(message));
-        Ok((Self { handle, task }, events))
+        Ok((Self { handle, task }, all, events))
     }
 
     /// The id that this socket's namespace has given to the namespace `file`;
