@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::{
@@ -102,7 +103,7 @@ pub(super) async fn run<S: Subject>(
     scope: &config::Scope,
     pace: Pace,
 ) -> Result<(), Failure> {
-    let (_socket, events) = Netlink::events().map_err(anyhow::Error::from)?;
+    let (_socket, events) = Netlink::events().context("open a route socket")?;
     let mut events = pin!(events);
     let mut engine = engine::follow(common.engine.clone());
     let warning = first_word(&mut engine, &mut machine, ENGINE_PATIENCE)

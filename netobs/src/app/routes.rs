@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, time::SystemTime};
 
+use anyhow::Context as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 
@@ -45,7 +46,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let machine = Machine::open()?;
     // Ahead of the first look: what changes after it is told.
-    let (socket, hears_others, events) = Netlink::route_events().map_err(anyhow::Error::from)?;
+    let (socket, hears_others, events) = Netlink::route_events().context("open a route socket")?;
     let lookups = LookupObserver::start(Wanted::This(lookups::Settings {
         detail: true,
         host: machine.host_key().cookie().unwrap_or(0),

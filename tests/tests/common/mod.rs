@@ -83,7 +83,8 @@ impl Watch {
         self.from(seen, "a new sample", &mut |_| true)
     }
 
-    fn from(
+    /// Waits for a sample that `wanted` accepts, from number `seen` on.
+    pub(crate) fn from(
         &mut self,
         mut seen: usize,
         what: &str,
