@@ -12,6 +12,37 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// The types of the running kernel.
 pub struct KernelTypes(TypeInformation);
 
+/// The kernel's reasons for dropping a packet, by number, without their common
+/// prefix.
+#[derive(Clone, Debug, Default)]
+pub struct DropReasons(BTreeMap<u32, String>);
+
+impl FromIterator<(u32, String)> for DropReasons {
+    fn from_iter<I: IntoIterator<Item = (u32, String)>>(reasons: I) -> Self {
+        Self(reasons.into_iter().collect())
+    }
+}
+
+impl DropReasons {
+    /// The number of the reason `name`.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u32> {
+        let mut all = self.0.iter();
+        all.find(|(_, reason)| *reason == name)
+            .map(|(number, _)| *number)
+    }
+
+    /// The name of a reason; its number where the kernel's types have no name for
+    /// it, as for those of a module.
+    #[must_use]
+    pub fn name(&self, number: u32) -> String {
+        self.0
+            .get(&number)
+            .cloned()
+            .unwrap_or_else(|| number.to_string())
+    }
+}
+
 /// A file that has been read.
 struct Contents(Vec<u8>);
 
@@ -81,16 +112,15 @@ impl KernelTypes {
             .map(|(id, _)| *id)
     }
 
-    /// The kernel's reasons for dropping a packet, by number, without their
-    /// common prefix. None before Linux 5.17.
+    /// The kernel's reasons for dropping a packet. None before Linux 5.17.
     #[must_use]
-    pub fn drop_reasons(&self) -> BTreeMap<u32, String> {
+    pub fn drop_reasons(&self) -> DropReasons {
         let Some(TypeVariant::Enum(reasons)) = self
             .0
             .id_of("skb_drop_reason")
             .and_then(|id| self.0.from_id(id))
         else {
-            return BTreeMap::new();
+            return DropReasons::default();
         };
         reasons
             .named_value_list()
@@ -121,6 +151,38 @@ mod tests {
         ] {
             assert!(KernelTypes::parse(bytes).is_err());
         }
+    }
+
+    #[test]
+    fn reasons_without_a_name_are_numbers() {
+        let reasons: DropReasons = [(88, "IP_INNOROUTES".to_owned())].into_iter().collect();
+        assert_eq!(reasons.name(88), "IP_INNOROUTES");
+        assert_eq!(reasons.name(65_537), "65537");
+        assert_eq!(reasons.number("IP_INNOROUTES"), Some(88));
+        assert_eq!(reasons.number("IP_RPFILTER"), None);
+    }
+
+    /// Where this kernel shows its types.
+    #[test]
+    fn finds_fields_and_reasons_of_the_running_kernel() {
+        let Ok(contents) = std::fs::read(VMLINUX) else {
+            eprintln!("SKIPPED: {VMLINUX} is not there");
+            return;
+        };
+        let types = KernelTypes::parse(contents).expect("the kernel's own types");
+        let field = |structure, path, optional| Field {
+            global: "",
+            structure,
+            path,
+            optional,
+        };
+        // Its first member, on every kernel since there is one.
+        assert_eq!(types.offset(&field("fib_nh", "nh_common", false)), Ok(0));
+        let missing = types.offset(&field("net", "no_such_field", false));
+        assert_eq!(missing, Err("net.no_such_field".to_owned()));
+        let missing = types.offset(&field("no_such_struct", "field", true));
+        assert_eq!(missing, Ok(ABSENT));
+        assert_eq!(types.drop_reasons().name(u32::MAX), u32::MAX.to_string());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use netobs_common::routes::{
 };
 
 use super::{
-    kernel_types::{KernelTypes, VMLINUX},
+    kernel_types::{DropReasons, KernelTypes, VMLINUX},
     object::{cpus, program_infos},
     raw_maps::{self, Bytes},
 };
@@ -128,7 +128,7 @@ pub struct LookupPrograms {
     astray: PerCpuArray<MapData, Bits<Astray>>,
     cpus: usize,
     settings: Settings,
-    reasons: BTreeMap<u32, String>,
+    reasons: DropReasons,
     doubts: Vec<Warning>,
     ipv4: bool,
     ipv6: bool,
@@ -171,11 +171,7 @@ impl LookupPrograms {
         let reasons = types.drop_reasons();
         let numbers: Vec<u32> = DROP_REASONS
             .iter()
-            .map(|wanted| {
-                let mut all = reasons.iter();
-                all.find(|(_, name)| *name == wanted.name)
-                    .map_or(ABSENT, |(number, _)| *number)
-            })
+            .map(|wanted| reasons.number(wanted.name).unwrap_or(ABSENT))
             .collect();
         drop(types);
 
@@ -269,10 +265,7 @@ impl LookupPrograms {
     /// none for it.
     #[must_use]
     pub fn reason(&self, number: u32) -> String {
-        self.reasons
-            .get(&number)
-            .cloned()
-            .unwrap_or_else(|| number.to_string())
+        self.reasons.name(number)
     }
 
     /// Decisions by cookie of the namespace.

@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     book::Entry,
-    route::{FailureClass, Family, Origin, RouteType, TABLE_LOCAL},
+    route::{FailureClass, Family, Origin, PROTOCOL_KERNEL, RouteType, TABLE_LOCAL},
 };
 
-/// `RTPROT_KERNEL`: a route that the kernel made, such as an interface's own
-/// subnet.
-const PROTOCOL_KERNEL: u8 = 2;
 /// Interfaces on which nobody asks for neighbours.
 const LOOPBACK: &str = "lo";
 

@@ -15,6 +15,9 @@ pub const TABLE_MAIN: u32 = 254;
 /// The table that is looked at last.
 pub const TABLE_DEFAULT: u32 = 253;
 
+/// `RTPROT_KERNEL`: a route that the kernel made by itself.
+pub const PROTOCOL_KERNEL: u8 = 2;
+
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -185,6 +188,13 @@ impl RouteType {
         Self::NAMES
             .get(usize::from(self.0))
             .map_or_else(|| self.0.to_string(), |name| (*name).to_owned())
+    }
+
+    /// Whether it is for an address of the namespace itself, or of a group that it
+    /// is in.
+    #[must_use]
+    pub fn is_own_address(self) -> bool {
+        (2..=5).contains(&self.0)
     }
 
     /// Whether it sends packets nowhere: it has no next hop then.

@@ -1,6 +1,7 @@
 //! `netobs routes` for people: per namespace its tables as `ip route` lists
 //! them, each line with its hits, then what failed.
 
+use core::net::IpAddr;
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
@@ -12,7 +13,7 @@ use crate::{
     model::{
         book::Entry,
         remarks::advice,
-        route::{Family, Match, RouteType, TABLE_LOCAL},
+        route::{Family, Match, PROTOCOL_KERNEL, RouteType},
         routing::{FailureShown, Routing, RoutingSample},
         sample::State,
     },
@@ -230,14 +231,18 @@ fn namespace(routing: &Routing, style: Style, lines: &mut Vec<Line>) {
     failures(&routing.failures, routing.failures_forgotten, lines);
 }
 
-/// The local table's routes for addresses and broadcasts, and what IPv6 puts on
-/// every link.
+/// What the kernel puts there for every address and every link.
 fn is_furniture(entry: &Entry) -> bool {
-    entry.table == Some(TABLE_LOCAL)
-        || (entry.family == Family::Ipv6
-            && entry
-                .prefix
-                .is_some_and(|prefix| prefix.to_string() == "fe80::/64"))
+    let by_kernel = entry
+        .route
+        .as_ref()
+        .is_some_and(|route| route.protocol == PROTOCOL_KERNEL);
+    let link_local = entry.family == Family::Ipv6
+        && entry.prefix.is_some_and(|prefix| match prefix.address {
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+            IpAddr::V4(_) => false,
+        });
+    by_kernel && (entry.kind.is_own_address() || link_local)
 }
 
 fn route(entry: &Entry, routing: &Routing, room: usize, total: u64) -> Line {
