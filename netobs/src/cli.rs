@@ -103,19 +103,17 @@ pub struct SelectArgs {
     pub strict: bool,
 }
 
-/// `netobs watch`.
+/// How often, how long and how samples are printed.
 #[derive(Debug, Args)]
-pub struct WatchArgs {
-    /// Which namespaces.
-    #[command(flatten)]
-    pub select: SelectArgs,
+pub struct PaceArgs {
     /// Time between samples: 1s, 500ms, 1m; at least 100ms
     #[arg(short, long, default_value = "1s", value_parser = humantime::parse_duration, env = "NETOBS_INTERVAL")]
     pub interval: Duration,
     /// Stop after N samples [default: endless, 1 with --once]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), env = "NETOBS_COUNT")]
     pub count: Option<u64>,
-    /// Print the first sample at once, without waiting for an interval
+    /// Print the first sample at once, without waiting for an interval: what is there already, with no
+    /// rates and no hits yet
     #[arg(long, env = "NETOBS_ONCE", value_parser = FalseyValueParser::new())]
     pub once: bool,
     /// Output format; json is one object per line and sample
@@ -127,6 +125,20 @@ pub struct WatchArgs {
         env = "NETOBS_OUTPUT"
     )]
     pub output: OutputArg,
+    /// How many namespaces can have route lookups counted
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
+    pub max_namespaces: u32,
+}
+
+/// `netobs watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Which namespaces.
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// How often, and how.
+    #[command(flatten)]
+    pub pace: PaceArgs,
     /// How many interfaces can be observed at once, from this namespace and from inside each other one;
     /// each takes 1 KiB of kernel memory per CPU [default: what 64 MiB hold, from 256 to 4096; inside
     /// others what 4 MiB hold, from 16 to 256]
@@ -135,9 +147,6 @@ pub struct WatchArgs {
     /// Leave route lookups alone: count packets only
     #[arg(long, env = "NETOBS_NO_LOOKUPS", value_parser = FalseyValueParser::new())]
     pub no_lookups: bool,
-    /// How many namespaces can have route lookups counted
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
-    pub max_namespaces: u32,
     /// Leave /sys/kernel/rcu_expedited alone. Without this netobs sets it for the moment in which it
     /// attaches to many interfaces at once, which else hold up the host's link operations, and puts
     /// it back
@@ -151,27 +160,9 @@ pub struct RoutesArgs {
     /// Which namespaces.
     #[command(flatten)]
     pub select: SelectArgs,
-    /// Time between samples: 1s, 500ms, 1m; at least 100ms
-    #[arg(short, long, default_value = "1s", value_parser = humantime::parse_duration, env = "NETOBS_INTERVAL")]
-    pub interval: Duration,
-    /// Stop after N samples [default: endless, 1 with --once]
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), env = "NETOBS_COUNT")]
-    pub count: Option<u64>,
-    /// Print the first sample at once, without waiting for an interval: the tables, with no hits yet
-    #[arg(long, env = "NETOBS_ONCE", value_parser = FalseyValueParser::new())]
-    pub once: bool,
-    /// Output format; json is one object per line and sample
-    #[arg(
-        short,
-        long,
-        value_enum,
-        default_value = "table",
-        env = "NETOBS_OUTPUT"
-    )]
-    pub output: OutputArg,
-    /// How many namespaces can have route lookups counted
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
-    pub max_namespaces: u32,
+    /// How often, and how.
+    #[command(flatten)]
+    pub pace: PaceArgs,
     /// How many destinations can be told apart at once; more are in the totals only
     #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=10_000_000), env = "NETOBS_MAX_DESTINATIONS")]
     pub max_destinations: u32,

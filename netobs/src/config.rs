@@ -58,13 +58,9 @@ pub struct Scope {
     pub strict: bool,
 }
 
-/// `netobs watch`.
-#[derive(Clone, Debug)]
-pub struct Watch {
-    /// What all commands share.
-    pub common: Common,
-    /// What to observe.
-    pub scope: Scope,
+/// How often, how long and how samples are printed.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
     /// Between samples.
     pub interval: Duration,
     /// Samples to print; `None` for endless.
@@ -73,14 +69,25 @@ pub struct Watch {
     pub once: bool,
     /// Format.
     pub format: Format,
+    /// Namespaces to count lookups of.
+    pub max_namespaces: u32,
+}
+
+/// `netobs watch`.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// What all commands share.
+    pub common: Common,
+    /// What to observe.
+    pub scope: Scope,
+    /// How often and how.
+    pub pace: Pace,
     /// Interfaces to make room for; `None` for what fits.
     pub max_interfaces: Option<u32>,
     /// Shorten RCU grace periods while many programs come or go.
     pub expedite: bool,
     /// Observe route lookups.
     pub lookups: bool,
-    /// Namespaces to make room for.
-    pub max_namespaces: u32,
 }
 
 /// `netobs routes`.
@@ -90,16 +97,8 @@ pub struct Routes {
     pub common: Common,
     /// What to observe.
     pub scope: Scope,
-    /// Between samples.
-    pub interval: Duration,
-    /// Samples to print; `None` for endless.
-    pub count: Option<u64>,
-    /// First sample at once.
-    pub once: bool,
-    /// Format.
-    pub format: Format,
-    /// Namespaces to make room for.
-    pub max_namespaces: u32,
+    /// How often and how.
+    pub pace: Pace,
     /// Destinations to make room for.
     pub max_destinations: u32,
     /// Failed destinations to remember.
@@ -184,6 +183,28 @@ impl From<cli::OutputArg> for Format {
     }
 }
 
+impl Pace {
+    /// Refuses an interval out of range.
+    fn new(args: &cli::PaceArgs) -> Result<Self, Failure> {
+        if !(MIN_INTERVAL..=MAX_INTERVAL).contains(&args.interval) {
+            return Err(Failure::words(
+                Cause::Usage,
+                format!(
+                    "--interval {}: must be from 100ms to 24h",
+                    humantime::format_duration(args.interval)
+                ),
+            ));
+        }
+        Ok(Self {
+            interval: args.interval,
+            count: args.count.or(args.once.then_some(1)),
+            once: args.once,
+            format: args.output.into(),
+            max_namespaces: args.max_namespaces,
+        })
+    }
+}
+
 impl Watch {
     /// From the arguments.
     ///
@@ -193,14 +214,10 @@ impl Watch {
         Ok(Self {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
-            interval: interval(args.interval)?,
-            count: args.count.or(args.once.then_some(1)),
-            once: args.once,
-            format: args.output.into(),
+            pace: Pace::new(&args.pace)?,
             max_interfaces: args.max_interfaces,
             expedite: !args.no_expedite,
             lookups: !args.no_lookups,
-            max_namespaces: args.max_namespaces,
         })
     }
 }
@@ -214,29 +231,11 @@ impl Routes {
         Ok(Self {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
-            interval: interval(args.interval)?,
-            count: args.count.or(args.once.then_some(1)),
-            once: args.once,
-            format: args.output.into(),
-            max_namespaces: args.max_namespaces,
+            pace: Pace::new(&args.pace)?,
             max_destinations: args.max_destinations,
             max_failures: args.max_failures,
         })
     }
-}
-
-/// Refuses an interval out of range.
-fn interval(interval: Duration) -> Result<Duration, Failure> {
-    if (MIN_INTERVAL..=MAX_INTERVAL).contains(&interval) {
-        return Ok(interval);
-    }
-    Err(Failure::words(
-        Cause::Usage,
-        format!(
-            "--interval {}: must be from 100ms to 24h",
-            humantime::format_duration(interval)
-        ),
-    ))
 }
 
 impl List {

@@ -11,7 +11,7 @@ use netobs::{
         sample::{Kind, Namespace, Sample, State, Warning},
         view::View,
     },
-    render::{csv, doctor, json, list, table},
+    render::{Style, csv, doctor, json, list, table},
 };
 
 /// Escape sequences, quotes, line breaks, text direction, CSV and formulas.
@@ -87,8 +87,8 @@ fn rename(ns: &mut Namespace) {
     }
 }
 
-fn style() -> table::Style {
-    table::Style {
+fn style() -> Style {
+    Style {
         width: 80,
         height: None,
         color: false,
@@ -122,7 +122,7 @@ fn the_table_of_a_second_sample_has_rates_and_says_what_is_gone() {
 fn a_wide_table_has_lookups_too() {
     let (first, second) = (with_lookups(sample(1), 1), with_lookups(sample(2), 3));
     let view = View::new(Some(&first), &second, SECOND);
-    let style = table::Style {
+    let style = Style {
         width: 100,
         ..style()
     };
@@ -146,7 +146,7 @@ fn the_table_fits_its_terminal() {
         for height in [5, 10, 24, 60] {
             let lines = table::lines(
                 &view,
-                table::Style {
+                Style {
                     width,
                     height: Some(height),
                     ..style()

@@ -21,7 +21,7 @@ use netobs::{
             Host, Kind, MapInfo, Member, Namespace, NsKey, Observer, ProgramInfo, State, Warning,
         },
     },
-    render::routes::{self, Style},
+    render::{Style, routes},
 };
 
 /// Escape sequences, quotes, line breaks, text direction, CSV and formulas.

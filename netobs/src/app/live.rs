@@ -40,17 +40,6 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// How long a reader has to take the last samples after a signal.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How long and how often.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    /// Between samples.
-    pub(super) interval: Duration,
-    /// Samples to print; `None` for endless.
-    pub(super) count: Option<u64>,
-    /// First sample at once.
-    pub(super) once: bool,
-}
-
 /// A sample, ready to be written.
 pub(super) struct Frame {
     /// What to write.
@@ -101,7 +90,7 @@ pub(super) async fn run<S: Subject>(
     subject: S,
     common: &config::Common,
     scope: &config::Scope,
-    pace: Pace,
+    pace: config::Pace,
 ) -> Result<(), Failure> {
     let (_socket, events) = Netlink::events().context("open a route socket")?;
     let mut events = pin!(events);

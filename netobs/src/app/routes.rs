@@ -8,9 +8,9 @@ use futures_util::{FutureExt as _, Stream, StreamExt as _};
 
 use super::{
     host,
-    live::{self, Frame, Pace, Signals, Subject},
+    live::{self, Frame, Signals, Subject},
     not_permitted,
-    screen::{Screen, WIDTH},
+    screen::Screen,
 };
 use crate::{
     bpf::lookups,
@@ -23,7 +23,7 @@ use crate::{
         sample::{State, Warning},
     },
     observer::{LookupObserver, RoutingObserver, Wanted},
-    render::routes::{self, Style},
+    render::routes,
     world::{
         gather::Machine,
         netlink::{Netlink, RouteEvent},
@@ -50,7 +50,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     let lookups = LookupObserver::start(Wanted::This(lookups::Settings {
         detail: true,
         host: machine.host_key().cookie().unwrap_or(0),
-        namespaces: config.max_namespaces,
+        namespaces: config.pace.max_namespaces,
         destinations: config.max_destinations,
         failures: config.max_failures,
     }));
@@ -61,11 +61,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
         return Err(failure);
     }
     let (common, scope) = (config.common.clone(), config.scope.clone());
-    let pace = Pace {
-        interval: config.interval,
-        count: config.count,
-        once: config.once,
-    };
+    let pace = config.pace;
     let routing = Routing {
         observer: RoutingObserver::new(lookups, config.scope.selection.clone(), hears_others),
         config,
@@ -113,7 +109,7 @@ impl Subject for Routing {
         let bytes = self
             .draw(&sample)
             .map_err(|error| Failure::new(Cause::Run, error.into()))?;
-        let warnings = if self.shows_warnings() {
+        let warnings = if Screen::shows_warnings(self.config.pace.format) {
             Vec::new()
         } else {
             sample.warnings
@@ -129,19 +125,10 @@ impl Subject for Routing {
 }
 
 impl Routing {
-    /// JSON carries warnings itself; a terminal shows them below the tables.
-    fn shows_warnings(&self) -> bool {
-        match self.config.format {
-            Format::Json => true,
-            Format::Csv => false,
-            Format::Table => Screen::terminal().is_some(),
-        }
-    }
-
     fn draw(&mut self, sample: &RoutingSample) -> std::io::Result<Bytes> {
         let mut frame = BytesMut::new().writer();
-        match self.config.format {
-            Format::Json => routes::json(sample, self.config.interval, &mut frame)?,
+        match self.config.pace.format {
+            Format::Json => routes::json(sample, self.config.pace.interval, &mut frame)?,
             Format::Csv => {
                 if !self.started {
                     routes::csv_header(&mut frame)?;
@@ -149,18 +136,9 @@ impl Routing {
                 routes::csv(sample, &mut frame)?;
             }
             Format::Table => {
-                let terminal = Screen::terminal();
-                let style = Style {
-                    width: terminal.map_or(WIDTH, |(width, _)| width),
-                    height: terminal.map(|(_, height)| height.saturating_sub(1)),
-                    color: self.config.common.color,
-                    notes: terminal.is_some(),
-                };
+                let (style, terminal) = Screen::style(self.config.common.color);
                 let lines = routes::lines(sample, style);
-                match terminal {
-                    Some(size) => self.screen.redraw(&lines, size, &mut frame)?,
-                    None => routes::block(&lines, &mut frame)?,
-                }
+                self.screen.draw(&lines, terminal, &mut frame)?;
             }
         }
         self.started = true;

@@ -6,8 +6,8 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::{
     explain, host,
-    live::{self, Frame, Pace, Signals, Subject},
-    screen::{Screen, WIDTH},
+    live::{self, Frame, Signals, Subject},
+    screen::Screen,
 };
 use crate::{
     bpf::lookups,
@@ -48,11 +48,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     .map_err(explain)?;
     let lookups = LookupObserver::start(wanted(&config, machine.host_key()));
     let (common, scope) = (config.common.clone(), config.scope.clone());
-    let pace = Pace {
-        interval: config.interval,
-        count: config.count,
-        once: config.once,
-    };
+    let pace = config.pace;
     let traffic = Traffic {
         config,
         observer,
@@ -71,7 +67,7 @@ fn wanted(config: &config::Watch, host: NsKey) -> Wanted {
     Wanted::This(lookups::Settings {
         detail: false,
         host: host.cookie().unwrap_or(0),
-        namespaces: config.max_namespaces,
+        namespaces: config.pace.max_namespaces,
         destinations: 1,
         failures: 1,
     })
@@ -108,11 +104,11 @@ impl Subject for Traffic {
                 && (ns.reason.is_some() || ns.interfaces.iter().any(|i| i.hook == Hook::None))
         });
         let before = self.before.take();
-        let view = View::new(before.as_ref(), &sample, self.config.interval);
+        let view = View::new(before.as_ref(), &sample, self.config.pace.interval);
         let bytes = self
             .draw(&view)
             .map_err(|error| Failure::new(Cause::Run, error.into()))?;
-        let warnings = if self.shows_warnings() {
+        let warnings = if Screen::shows_warnings(self.config.pace.format) {
             Vec::new()
         } else {
             sample.warnings.clone()
@@ -131,18 +127,9 @@ impl Subject for Traffic {
 }
 
 impl Traffic {
-    /// JSON carries warnings itself; a terminal shows them below the table.
-    fn shows_warnings(&self) -> bool {
-        match self.config.format {
-            Format::Json => true,
-            Format::Csv => false,
-            Format::Table => Screen::terminal().is_some(),
-        }
-    }
-
     fn draw(&mut self, view: &View<'_>) -> std::io::Result<Bytes> {
         let mut frame = BytesMut::new().writer();
-        match self.config.format {
+        match self.config.pace.format {
             Format::Json => json::sample(view, &mut frame)?,
             Format::Csv => {
                 if !self.started {
@@ -151,20 +138,9 @@ impl Traffic {
                 csv::sample(view, &mut frame)?;
             }
             Format::Table => {
-                let terminal = Screen::terminal();
-                let style = table::Style {
-                    width: terminal.map_or(WIDTH, |(width, _)| width),
-                    height: terminal.map(|(_, height)| height.saturating_sub(1)),
-                    color: self.config.common.color,
-                    notes: terminal.is_some(),
-                };
-                match terminal {
-                    Some(size) => {
-                        self.screen
-                            .redraw(&table::lines(view, style), size, &mut frame)?;
-                    }
-                    None => table::block(view, style, &mut frame)?,
-                }
+                let (style, terminal) = Screen::style(self.config.common.color);
+                let lines = table::lines(view, style);
+                self.screen.draw(&lines, terminal, &mut frame)?;
             }
         }
         self.started = true;

@@ -8,3 +8,16 @@ pub mod names;
 pub mod routes;
 pub mod table;
 pub mod text;
+
+/// How to show a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Columns of the terminal.
+    pub width: usize,
+    /// Lines that fit, `None` for as many as there are.
+    pub height: Option<usize>,
+    /// Use colour.
+    pub color: bool,
+    /// Show warnings below.
+    pub notes: bool,
+}

@@ -1,11 +1,12 @@
 //! `netobs watch` for people: one line per namespace, in 80 columns.
 
-use std::{io, io::Write as _};
-
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, Table, Width, presets};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::text::{fit, harmless, si, si_rate};
+use super::{
+    Style,
+    text::{fit, harmless, si, si_rate},
+};
 use crate::model::{
     counters::Directions,
     sample::State,
@@ -24,19 +25,6 @@ const FEWEST: usize = 7;
 /// Columns of the shortest and longest name.
 const NAME: std::ops::RangeInclusive<usize> = 12..=40;
 const UNKNOWN: &str = "-";
-
-/// How to show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Style {
-    /// Columns of the terminal.
-    pub width: usize,
-    /// Lines that fit, `None` for as many as there are.
-    pub height: Option<usize>,
-    /// Use colour.
-    pub color: bool,
-    /// Show warnings below the table.
-    pub notes: bool,
-}
 
 /// The lines of `view`, none wider than `style.width`.
 #[must_use]
@@ -91,19 +79,6 @@ pub fn lines(view: &View<'_>, style: Style) -> Vec<String> {
         }
     }
     lines
-}
-
-/// Writes the lines of `view` and an empty one.
-///
-/// # Errors
-/// Where `out` fails.
-pub fn block(view: &View<'_>, style: Style, out: &mut dyn io::Write) -> io::Result<()> {
-    let mut out = io::BufWriter::new(out);
-    for line in lines(view, style) {
-        writeln!(out, "{line}")?;
-    }
-    writeln!(out)?;
-    out.flush()
 }
 
 fn title(view: &View<'_>) -> String {

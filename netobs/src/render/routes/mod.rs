@@ -6,4 +6,4 @@ mod table;
 
 pub use csv::{csv, csv_header};
 pub use json::{SCHEMA, json};
-pub use table::{Style, block, lines};
+pub use table::lines;

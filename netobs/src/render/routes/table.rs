@@ -2,10 +2,7 @@
 //! them, each line with its hits, then what failed.
 
 use core::net::IpAddr;
-use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
-};
+use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthStr as _;
 
@@ -18,23 +15,10 @@ use crate::{
         sample::State,
     },
     render::{
-        names,
+        Style, names,
         text::{fit, harmless, si},
     },
 };
-
-/// How to show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Style {
-    /// Columns of the terminal.
-    pub width: usize,
-    /// Lines that fit, `None` for as many as there are.
-    pub height: Option<usize>,
-    /// Use colour.
-    pub color: bool,
-    /// Show warnings below.
-    pub notes: bool,
-}
 
 /// Columns of a count.
 const COUNT: usize = 8;
@@ -123,19 +107,6 @@ pub fn lines(sample: &RoutingSample, style: Style) -> Vec<String> {
             }
         })
         .collect()
-}
-
-/// Writes `lines` and an empty one.
-///
-/// # Errors
-/// Where `out` fails.
-pub fn block(lines: &[String], out: &mut dyn io::Write) -> io::Result<()> {
-    let mut out = io::BufWriter::new(out);
-    for line in lines {
-        writeln!(out, "{line}")?;
-    }
-    writeln!(out)?;
-    out.flush()
 }
 
 /// Leaves out lines until `room` is enough: routes without hits first, then
