@@ -78,7 +78,7 @@ pub const FIELDS_NETNS: [Field; 3] = [
 ];
 
 /// What the program for IPv4 tables reads.
-pub const FIELDS_IPV4: [Field; 17] = [
+pub const FIELDS_IPV4: [Field; 20] = [
     field("OFF_FL4_OIF", "flowi4", "__fl_common.flowic_oif"),
     field("OFF_FL4_IIF", "flowi4", "__fl_common.flowic_iif"),
     field("OFF_FL4_PROTO", "flowi4", "__fl_common.flowic_proto"),
@@ -91,11 +91,14 @@ pub const FIELDS_IPV4: [Field; 17] = [
     field("OFF_NHC_DEV", "fib_nh_common", "nhc_dev"),
     field("OFF_NHC_OIF", "fib_nh_common", "nhc_oif"),
     field("OFF_NHC_SCOPE", "fib_nh_common", "nhc_scope"),
-    field("OFF_NHC_FAMILY", "fib_nh_common", "nhc_family"),
     field("OFF_NHC_GW_FAMILY", "fib_nh_common", "nhc_gw_family"),
     field("OFF_NHC_GW", "fib_nh_common", "nhc_gw"),
-    field("OFF_NH_PARENT", "fib_nh", "nh_parent"),
-    field("OFF_FI_TYPE", "fib_info", "fib_type"),
+    field("OFF_DEV_IN", "net_device", "ip_ptr"),
+    field("OFF_IN_ADDRESSES", "in_device", "ifa_list"),
+    field("OFF_IFA_NEXT", "in_ifaddr", "ifa_next"),
+    field("OFF_IFA_ADDRESS", "in_ifaddr", "ifa_address"),
+    field("OFF_IFA_MASK", "in_ifaddr", "ifa_mask"),
+    field("OFF_IFA_BROADCAST", "in_ifaddr", "ifa_broadcast"),
     FIELDS_NETNS[0],
     FIELDS_NETNS[1],
     FIELDS_NETNS[2],

@@ -139,6 +139,23 @@ fn connects_datagrams_and_pings_take_so_many_decisions() -> anyhow::Result<()> {
         drop((open, listener));
         scene.rest()?;
     }
+
+    // For everybody on the link, the host too: delivered, not forwarded.
+    for to in ["10.9.0.255:9", "10.9.0.99:9"] {
+        if to.contains("99") {
+            lab.shell(
+                "ip -n a address add 10.9.1.1/24 broadcast 10.9.0.99 dev eth0
+                 ip -n b address add 10.9.1.2/24 broadcast 10.9.0.99 dev eth0
+                 ip address add 10.9.1.3/24 broadcast 10.9.0.99 dev br0",
+            )?;
+            scene.rest()?;
+        }
+        let to: SocketAddr = to.parse()?;
+        let seen = scene.counted(|| send_udp(&lab, &a, "0.0.0.0:0", to, 3))?;
+        assert_eq!(seen.of("a"), grown(&[("ipv4/output", 3)]), "{to}");
+        assert_eq!(seen.of("b"), grown(&[("ipv4/input", 3)]), "{to}");
+        assert_eq!(seen.of("host"), grown(&[("ipv4/input", 3)]), "{to}");
+    }
     scene.end()
 }
 

@@ -47,6 +47,12 @@ pub fn add(counter: *mut u64, amount: u64) {
     }
 }
 
+/// Whether routes and destinations are counted, not only totals.
+#[inline(always)]
+pub fn in_detail() -> bool {
+    NETOBS_DETAIL.load() != 0
+}
+
 /// Takes up `flow`: true where this visit belongs to the same decision as the
 /// last one on this CPU.
 ///
@@ -143,7 +149,7 @@ fn failed(key: &FailureKey, amount: u64) {
             );
         }
     }
-    if NETOBS_DETAIL.load() == 0 {
+    if !in_detail() {
         return;
     }
     if maps::NETOBS_FAILURES.get_ptr_mut(key).is_none() {
@@ -158,7 +164,7 @@ fn failed(key: &FailureKey, amount: u64) {
 /// Counts a hit of a route, without the decision.
 #[inline(always)]
 fn route_hit(key: &HitKey, amount: u64) {
-    if NETOBS_DETAIL.load() == 0 {
+    if !in_detail() {
         return;
     }
     if let Some(count) = maps::NETOBS_HITS.get_ptr_mut(key) {
@@ -182,7 +188,13 @@ fn route_hit(key: &HitKey, amount: u64) {
 pub fn hit(work: &mut Work, key: &HitKey) {
     decision(key.cookie, key.family.into(), key.origin.into(), 1);
     route_hit(key, 1);
-    work.hit = *key;
+    if in_detail() {
+        work.hit = *key;
+    } else {
+        work.hit.cookie = key.cookie;
+        work.hit.family = key.family;
+        work.hit.origin = key.origin;
+    }
     work.flow_state = STATE_HIT;
 }
 
@@ -191,7 +203,14 @@ pub fn hit(work: &mut Work, key: &HitKey) {
 pub fn failure(work: &mut Work, key: &FailureKey) {
     decision(key.cookie, key.family.into(), key.origin.into(), 1);
     failed(key, 1);
-    work.failure = *key;
+    if in_detail() {
+        work.failure = *key;
+    } else {
+        work.failure.cookie = key.cookie;
+        work.failure.family = key.family;
+        work.failure.origin = key.origin;
+        work.failure.class = key.class;
+    }
     work.flow_state = STATE_FAILED;
 }
 

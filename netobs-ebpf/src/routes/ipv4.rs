@@ -47,6 +47,9 @@ const EHOSTUNREACH: i32 = 113;
 /// up.
 const BATCH: u64 = 64;
 
+/// Addresses of an interface that are looked at for their broadcast addresses.
+const ADDRESSES: u32 = 8;
+
 /// What a program reads of an IPv4 flow.
 struct Flow {
     object: Object,
@@ -145,32 +148,35 @@ fn found(work: &mut Work, flow: &Flow, table: u32, hop: Object, goes_on: bool) {
     let device: Object = load(hop, &OFF_NHC_DEV);
     let cookie = cookie_of(device);
     let gateway_family: u8 = load(hop, &OFF_NHC_GW_FAMILY);
-    let route_type = route_type(flow, hop, gateway_family);
+    let route_type = route_type(flow, hop, device, gateway_family);
     let origin = match route_type {
         _ if flow.iif == LOOPBACK => ORIGIN_OUTPUT,
-        route_type::LOCAL | route_type::BROADCAST | route_type::ANYCAST | route_type::MULTICAST => {
-            ORIGIN_INPUT
-        }
+        route_type::LOCAL | route_type::BROADCAST => ORIGIN_INPUT,
         _ => ORIGIN_FORWARD,
     };
-    let (gateway, flags) = match gateway_family {
-        AF_INET => (address4(load(hop, &OFF_NHC_GW)), 0),
-        AF_INET6 => (load_address6(hop, &OFF_NHC_GW), HIT_GATEWAY6),
-        _ => ([0; 16], 0),
-    };
-    let key = HitKey {
+    let mut key = HitKey {
         cookie,
-        destination: address4(flow.destination),
-        gateway,
+        destination: [0; 16],
+        gateway: [0; 16],
         table,
-        ifindex: load(hop, &OFF_NHC_OIF),
+        ifindex: 0,
         family: FAMILY_IPV4 as u8,
         origin: origin as u8,
         route_type,
         prefix_len: PREFIX_UNKNOWN,
-        flags,
+        flags: 0,
         reserved: [0; 3],
     };
+    if account::in_detail() {
+        key.destination = address4(flow.destination);
+        key.ifindex = load(hop, &OFF_NHC_OIF);
+        if gateway_family == AF_INET {
+            key.gateway = address4(load(hop, &OFF_NHC_GW));
+        } else if gateway_family == AF_INET6 {
+            key.gateway = load_address6(hop, &OFF_NHC_GW);
+            key.flags = HIT_GATEWAY6;
+        }
+    }
     if goes_on {
         account::take_back(work, cookie);
     }
@@ -184,25 +190,55 @@ fn found(work: &mut Work, flow: &Flow, table: u32, hop: Object, goes_on: bool) {
 }
 
 /// The route's type as far as it matters; 0 for unicast or unknown. A next hop
-/// tells local ones by its scope, and a gateway makes it unicast; only what is
-/// received for a neighbour of ours takes a look at the route itself.
+/// tells local ones by its scope, and a gateway makes it unicast. What is
+/// received for a neighbour of ours may be for all of them.
 #[inline(always)]
-fn route_type(flow: &Flow, hop: Object, gateway_family: u8) -> u8 {
+fn route_type(flow: &Flow, hop: Object, device: Object, gateway_family: u8) -> u8 {
     if load::<u8>(hop, &OFF_NHC_SCOPE) == SCOPE_NOWHERE {
         return route_type::LOCAL;
     }
     if gateway_family != 0 {
         return route_type::UNICAST;
     }
-    // Next hop objects are never a broadcast's, and have no such parent.
-    if flow.iif == LOOPBACK || load::<u8>(hop, &OFF_NHC_FAMILY) != AF_INET {
-        return 0;
+    // The last two bits of a broadcast address are equal, since a subnet that has
+    // one is no smaller.
+    let last = u32::from_be(flow.destination) & 3;
+    if flow.iif != LOOPBACK && (last == 3 || last == 0) && is_broadcast(device, flow.destination) {
+        return route_type::BROADCAST;
     }
-    let parent = hop as u64 + u64::from(OFF_NH_PARENT.load());
-    match probe::<u64>(parent) {
-        Some(route) if route != 0 => probe(route + u64::from(OFF_FI_TYPE.load())).unwrap_or(0),
-        _ => 0,
+    0
+}
+
+/// Whether `destination` is a broadcast address on the link of `device`: one that
+/// was given with an address, or the last of its subnet.
+/// (`fib_add_ifaddr()`)
+/// <https://github.com/torvalds/linux/blob/v6.18/net/ipv4/fib_frontend.c>
+#[inline(always)]
+fn is_broadcast(device: Object, destination: u32) -> bool {
+    if device.is_null() {
+        return false;
     }
+    let settings: Object = load(device, &OFF_DEV_IN);
+    if settings.is_null() {
+        return false;
+    }
+    let mut address: Object = load(settings, &OFF_IN_ADDRESSES);
+    for _ in 0..ADDRESSES {
+        if address.is_null() {
+            return false;
+        }
+        let mask: u32 = load(address, &OFF_IFA_MASK);
+        let own: u32 = load(address, &OFF_IFA_ADDRESS);
+        let subnets = (own & mask) | !mask;
+        if destination == load::<u32>(address, &OFF_IFA_BROADCAST)
+            // A subnet of one or two addresses has none.
+            || (destination == subnets && u32::from_be(!mask) > 1)
+        {
+            return true;
+        }
+        address = load(address, &OFF_IFA_NEXT);
+    }
+    false
 }
 
 #[inline(always)]

@@ -21,6 +21,10 @@ const AF_INET6: u8 = 10;
 /// `RTN_THROW`: look in the next table.
 const THROW: u8 = 9;
 
+/// No class of failures. An `Option` would be less plain to the verifier: what
+/// the compiler leaves in the place of an absent value may be a pointer.
+const SUCCESS: u32 = u32::MAX;
+
 /// One visit to a table.
 #[inline(always)]
 pub fn visit(ctx: &BtfTracePointContext) {
@@ -40,10 +44,9 @@ pub fn visit(ctx: &BtfTracePointContext) {
     let goes_on = account::take_up(work, flow, fold(&destination), iif, table);
 
     let none: Object = load(net, &OFF_NET_NULL6);
-    let route: Object = load(result, &OFF_RES6_F6I);
-    // A value of its own: the compiler would calculate with the pointers, which
-    // the verifier forbids.
-    let is_none = black_box(route == none);
+    // A value of its own, and pointers that are read anew where they are used:
+    // the compiler would calculate with them, which the verifier forbids.
+    let is_none = black_box(load::<Object>(result, &OFF_RES6_F6I) == none);
     let kind: u8 = load(result, &OFF_RES6_TYPE);
     let class = match kind {
         // Here lookups end; elsewhere they go on.
@@ -51,12 +54,12 @@ pub fn visit(ctx: &BtfTracePointContext) {
             if table != TABLE_MAIN {
                 return;
             }
-            Some(CLASS_NO_ROUTE)
+            CLASS_NO_ROUTE
         }
-        route_type::BLACKHOLE => Some(CLASS_BLACKHOLE),
-        route_type::UNREACHABLE => Some(CLASS_UNREACHABLE),
-        route_type::PROHIBIT => Some(CLASS_PROHIBIT),
-        _ => None,
+        route_type::BLACKHOLE => CLASS_BLACKHOLE,
+        route_type::UNREACHABLE => CLASS_UNREACHABLE,
+        route_type::PROHIBIT => CLASS_PROHIBIT,
+        _ => SUCCESS,
     };
     let origin = match kind {
         _ if iif == LOOPBACK => ORIGIN_OUTPUT,
@@ -79,28 +82,32 @@ pub fn visit(ctx: &BtfTracePointContext) {
         let source = load_address6(flow, &OFF_FL6_SADDR);
         behalf::forwarded(cookie, iif, FAMILY_IPV6, source);
     }
-    if class == Some(CLASS_NO_ROUTE) {
+    if class == CLASS_NO_ROUTE {
         account::failure(work, &failure(CLASS_NO_ROUTE));
         return;
     }
-    let hop: Object = load(result, &OFF_RES6_NH);
-    let (gateway, flags, ifindex) = next_hop(hop);
-    let key = HitKey {
+    let mut key = HitKey {
         cookie,
-        destination: load_address6(route, &OFF_F6I_ADDR),
-        gateway,
+        destination: [0; 16],
+        gateway: [0; 16],
         table,
-        ifindex,
+        ifindex: 0,
         family: FAMILY_IPV6 as u8,
         origin: origin as u8,
         route_type: kind,
-        prefix_len: load::<u32>(route, &OFF_F6I_LEN) as u8,
-        flags,
+        prefix_len: 0,
+        flags: 0,
         reserved: [0; 3],
     };
+    if account::in_detail() {
+        let route: Object = load(result, &OFF_RES6_F6I);
+        key.destination = load_address6(route, &OFF_F6I_ADDR);
+        key.prefix_len = load::<u32>(route, &OFF_F6I_LEN) as u8;
+        (key.gateway, key.flags, key.ifindex) = next_hop(load(result, &OFF_RES6_NH));
+    }
     match class {
-        Some(class) => account::rejected(work, &key, &failure(class)),
-        None => account::hit(work, &key),
+        SUCCESS => account::hit(work, &key),
+        class => account::rejected(work, &key, &failure(class)),
     }
 }
 

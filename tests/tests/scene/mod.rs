@@ -198,6 +198,7 @@ pub(crate) fn send_udp(
 ) -> anyhow::Result<()> {
     inside(lab, netns, || {
         let socket = UdpSocket::bind(from)?;
+        socket.set_broadcast(true)?;
         for _ in 0..times {
             socket.send_to(b"netobs", to)?;
         }
