@@ -78,7 +78,7 @@ pub const FIELDS_NETNS: [Field; 3] = [
 ];
 
 /// What the program for IPv4 tables reads.
-pub const FIELDS_IPV4: [Field; 20] = [
+pub const FIELDS_IPV4: [Field; 21] = [
     field("OFF_FL4_OIF", "flowi4", "__fl_common.flowic_oif"),
     field("OFF_FL4_IIF", "flowi4", "__fl_common.flowic_iif"),
     field("OFF_FL4_PROTO", "flowi4", "__fl_common.flowic_proto"),
@@ -93,6 +93,10 @@ pub const FIELDS_IPV4: [Field; 20] = [
     field("OFF_NHC_SCOPE", "fib_nh_common", "nhc_scope"),
     field("OFF_NHC_GW_FAMILY", "fib_nh_common", "nhc_gw_family"),
     field("OFF_NHC_GW", "fib_nh_common", "nhc_gw"),
+    Field {
+        optional: true,
+        ..field("OFF_NET_DISSECT", "net", "ipv4.fib_rules_require_fldissect")
+    },
     field("OFF_DEV_IN", "net_device", "ip_ptr"),
     field("OFF_IN_ADDRESSES", "in_device", "ifa_list"),
     field("OFF_IFA_NEXT", "in_ifaddr", "ifa_next"),
@@ -140,11 +144,9 @@ pub const FIELDS_DROP: [Field; 9] = [
 ];
 
 /// What the program for received packets reads.
-pub const FIELDS_RECEIVE: [Field; 4] = [
+pub const FIELDS_RECEIVE: [Field; 2] = [
     field("OFF_SKB_PROTOCOL", "sk_buff", "protocol"),
-    field("OFF_SKB_DEV", "sk_buff", "dev"),
     field("OFF_SKB_DATA", "sk_buff", "data"),
-    FIELDS_NETNS[1],
 ];
 
 /// A reason for a drop that the programs know, and the global `u32` that holds
@@ -281,12 +283,10 @@ pub struct FailureKey {
 pub struct Sender {
     /// Cookie of the socket's namespace.
     pub cookie: u64,
-    /// Where to; IPv4 in the first four bytes.
+    /// Where to, an IPv4 address in the first four bytes.
     pub destination: [u8; 16],
-    /// `FAMILY_*`.
-    pub family: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// When, by the monotonic clock, in nanoseconds.
+    pub at_ns: u64,
 }
 
 /// Who sends through the host: a source address behind one of its interfaces.
@@ -301,59 +301,86 @@ pub struct BehalfKey {
     pub family: u32,
 }
 
-/// What the last decision on this CPU was, for those whose end only the next
-/// visit tells. User space has no use for it.
+/// An ARP request whose lookup may be yet to come.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArpNote {
+    /// [`Work::received`] when it came; 0 for none.
+    pub at: u64,
+    /// Who asks.
+    pub sender: u32,
+    /// For whom.
+    pub target: u32,
+}
+
+/// A flow whose lookup may go on with another table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowNote {
+    /// Its address, on the stack of whoever looks it up.
+    pub flow: u64,
+    /// [`Work::received`] at its first visit.
+    pub at: u64,
+    /// Its destination, folded.
+    pub destination: u32,
+    /// Its input interface.
+    pub iif: u32,
+    /// The table that it visited first.
+    pub table: u32,
+    /// `STATE_*`: what was counted for it.
+    pub state: u32,
+    /// The route that it met.
+    pub hit: HitKey,
+    /// How it failed.
+    pub failure: FailureKey,
+}
+
+/// ARP requests that are remembered: a driver may hand over several at once.
+pub const ARP_NOTES: usize = 4;
+/// Flows that are remembered: a packet that comes in may interrupt the lookup of a
+/// local sender.
+pub const FLOW_NOTES: usize = 4;
+
+/// What is under way on this CPU. User space has no use for it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Packets that were received on this CPU.
+    /// Packets that were received.
     pub received: u64,
-    /// `received` when the ARP request below came.
-    pub arp_at: u64,
-    /// Interface of an ARP request, 0 for none.
-    pub arp_ifindex: u32,
-    /// Who asks.
-    pub arp_sender: u32,
-    /// For whom.
-    pub arp_target: u32,
-    /// IPv4 source of the last packet that was looked up.
+    /// A pointer on its way to becoming a number.
+    pub number: u64,
+    /// ARP requests, the oldest one next to be replaced.
+    pub arp: [ArpNote; ARP_NOTES],
+    /// Where the next one goes.
+    pub arp_next: u64,
+    /// The flow that ARP is looking up.
+    pub arp_flow: u64,
+    /// The flow of the last received packet that was looked up.
+    pub input_flow: u64,
+    /// The flow of the check of its source.
+    pub check_flow: u64,
+    /// [`received`](Self::received) at that time.
+    pub input_at: u64,
+    /// Its IPv4 source.
     pub input_source: u32,
     /// Its destination.
     pub input_destination: u32,
     /// Protocol of that lookup: 0 unless rules ask for ports.
     pub input_protocol: u32,
-    /// `received` at that time.
-    pub input_at: u64,
     /// Its origin plus one; 0 for none, or not counted.
     pub input_counted: u32,
-    /// Whether the lookup of its source may be yet to come.
-    pub input_open: u32,
-    /// Address of the flow that was looked up last.
-    pub flow: u64,
-    /// `received` at that time.
-    pub flow_at: u64,
-    /// Its destination, folded.
-    pub flow_destination: u32,
-    /// Its input interface.
-    pub flow_iif: u32,
-    /// The table that it visited first.
-    pub flow_table: u32,
-    /// `STATE_*`.
-    pub flow_state: u32,
-    /// Always 0.
-    pub reserved: u32,
-    /// What was counted as a hit.
-    pub hit: HitKey,
-    /// What was counted as a failure.
-    pub failure: FailureKey,
+    /// By a hash of the flow's address.
+    pub flows: [FlowNote; FLOW_NOTES],
 }
 
-/// [`Work::flow_state`]: nothing was counted.
+/// [`FlowNote::state`]: nothing was counted.
 pub const STATE_OPEN: u32 = 0;
-/// [`Work::flow_state`]: a hit was counted.
+/// [`FlowNote::state`]: a hit was counted.
 pub const STATE_HIT: u32 = 1;
-/// [`Work::flow_state`]: a failure was counted.
+/// [`FlowNote::state`]: a failure was counted.
 pub const STATE_FAILED: u32 = 2;
+/// [`FlowNote::state`]: both were counted, of a route that rejects.
+pub const STATE_REJECTED: u32 = 3;
 
 /// Decisions that are in no namespace's account, and what did not fit.
 #[repr(C)]
@@ -378,5 +405,7 @@ const _: () = {
     assert!(size_of::<Sender>() == 32);
     assert!(size_of::<BehalfKey>() == 24);
     assert!(size_of::<Astray>() == 32);
-    assert!(size_of::<Work>() == 16 + 24 + 8 + 8 + 8 + 8 + 24 + 56 + 32);
+    assert!(size_of::<ArpNote>() == 16);
+    assert!(size_of::<FlowNote>() == 120);
+    assert!(size_of::<Work>() == 16 + 64 + 5 * 8 + 16 + 4 * 120);
 };

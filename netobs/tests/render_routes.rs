@@ -41,6 +41,7 @@ fn route(table: u32, to: &str, len: u8, gateway: Option<&str>) -> Route {
             gateway: gateway.map(address),
             ifindex: Some(2),
         }],
+        nexthop: None,
         protocol: 3,
         scope: if gateway.is_some() { 0 } else { 253 },
         metric: 0,

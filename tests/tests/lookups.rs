@@ -199,6 +199,79 @@ fn what_arp_asks_for_is_no_lookup() -> anyhow::Result<()> {
     scene.end()
 }
 
+/// A rule that suppresses the default route of the main table, as WireGuard's: each
+/// packet is looked up twice there, which is one decision for whom it is made.
+#[test]
+fn a_suppressed_route_counts_once_for_what_is_forwarded() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    forwarding(&lab)?;
+    lab.shell(
+        "ip route del 10.2.0.0/24 dev vc
+         ip route add default via 10.1.0.2; ip route add default dev vc table 51820
+         ip rule add not fwmark 51820 table 51820
+         ip rule add table main suppress_prefixlength 0
+         ip -6 route del fd02::/64 dev vc
+         ip -6 route add default via fd01::2; ip -6 route add fd02::/64 dev vc table 51820
+         ip -6 rule add not fwmark 51820 table 51820
+         ip -6 rule add table main suppress_prefixlength 0
+         for f in all default va vc; do sysctl -qw net.ipv4.conf.$f.rp_filter=0; done",
+    )?;
+    let mut scene = Scene::new(&lab)?;
+    for (family, to, prefix) in [
+        ("ipv4", "10.2.0.2", "0.0.0.0/0"),
+        ("ipv6", "fd02::2", "fd02::/64"),
+    ] {
+        let seen = scene.counted(|| ping(&lab, &named("a"), to, &["-c6"]))?;
+        let host = seen.of("host");
+        assert_eq!(
+            host.get(&format!("/{family}/forward")),
+            Some(&12),
+            "{host:?}"
+        );
+        assert_eq!(host.get("/total"), Some(&12), "{host:?}");
+        assert_eq!(host.get("/on_behalf/a"), Some(&6), "{host:?}");
+        assert_eq!(host.get("/on_behalf/c"), Some(&6), "{host:?}");
+        assert_eq!(seen.by_host("a"), 6);
+        for route in scene::routes(&scene.last, "host", prefix) {
+            let wanted = if route["table"] == 51820 { 6 } else { 0 };
+            assert_eq!(route["hits"]["forward"], wanted, "{route}");
+        }
+    }
+    scene.end()
+}
+
+/// Requests for an address on a VLAN come in by the interface below it.
+#[test]
+fn arp_on_a_vlan_is_no_lookup_either() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    forwarding(&lab)?;
+    let vlan = "ip -n a link add link eth0 name eth0.7 type vlan id 7
+         ip -n a link set eth0.7 addrgenmode none up
+         ip -n a address add 10.7.0.2/24 dev eth0.7
+         ip link add link va name va.7 type vlan id 7
+         ip link set va.7 addrgenmode none up
+         ip address add 10.7.0.1/24 dev va.7";
+    let made = lab.command("sh").args(["-ec", vlan]).output()?;
+    if !made.status.success() {
+        // A kernel built without them has nothing to test.
+        assert!(made.stderr.contains("Unknown device type"), "{made:?}");
+        eprintln!("SKIPPED: this kernel has no VLANs");
+        return Ok(());
+    }
+    let mut scene = Scene::new(&lab)?;
+    let seen = scene.counted(|| {
+        for _ in 0..5 {
+            lab.shell("ip -n a neigh flush dev eth0.7; ip neigh flush dev va.7")?;
+            ping(&lab, &named("a"), "10.7.0.1", &["-c1"])?;
+        }
+        Ok(())
+    })?;
+    let both = grown(&[("ipv4/output", 5), ("ipv4/input", 5)]);
+    assert_eq!(seen.of("host"), both);
+    assert_eq!(seen.of("a"), both);
+    scene.end()
+}
+
 /// Two networks and the host between them.
 #[test]
 fn what_the_host_forwards_is_counted_for_whom_it_forwards() -> anyhow::Result<()> {
@@ -255,6 +328,45 @@ fn what_the_host_forwards_is_counted_for_whom_it_forwards() -> anyhow::Result<()
             }
         }
     }
+    // A way back by another interface, where that is allowed: the kernel looks the
+    // source up twice.
+    lab.shell(
+        "for f in all default va vc; do sysctl -qw net.ipv4.conf.$f.rp_filter=2; done
+         ip -n a address add 10.67.0.1/32 dev lo
+         ip netns add x
+         ip link add vx type veth peer name far address 02:00:00:00:03:01 netns x
+         ip link set vx addrgenmode none up; ip -n x link set far addrgenmode none up
+         ip address add 10.68.0.1/24 dev vx
+         ip route add 10.67.0.1 via 10.68.0.2 metric 5; ip route add 10.67.0.1 via 10.1.0.2 metric 10
+         ip neigh add 10.68.0.2 lladdr 02:00:00:00:03:01 dev vx nud permanent",
+    )?;
+    scene.rest()?;
+    let seen = scene.counted(|| {
+        lab.command_in(&a, "busybox")
+            .args([
+                "ping",
+                "-q",
+                "-c5",
+                "-i0.02",
+                "-W1",
+                "-I",
+                "10.67.0.1",
+                "10.2.0.2",
+            ])
+            .output()?;
+        Ok(())
+    })?;
+    let host = seen.of("host");
+    // There and, by the other way, back.
+    assert_eq!(host.get("/ipv4/forward"), Some(&10), "{host:?}");
+    assert_eq!(host.get("/total"), Some(&10), "{host:?}");
+    assert_eq!(
+        host.get("/on_behalf/c"),
+        Some(&5),
+        "what c answered: {host:?}"
+    );
+    assert_eq!(seen.hits("host", "10.67.0.1/32"), 5);
+
     // A source that would be answered elsewhere.
     lab.shell(
         "for f in all default va vc; do sysctl -qw net.ipv4.conf.$f.rp_filter=1; done

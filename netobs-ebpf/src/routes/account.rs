@@ -9,7 +9,8 @@ use core::{arch::asm, hint::black_box};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netobs_common::routes::{
-    FAILED, FailureKey, HitKey, Lookups, ORIGIN_FORWARD, STATE_FAILED, STATE_HIT, STATE_OPEN, Work,
+    FAILED, FLOW_NOTES, FailureKey, FlowNote, HitKey, Lookups, ORIGIN_FORWARD, STATE_FAILED,
+    STATE_HIT, STATE_OPEN, STATE_REJECTED, Work,
 };
 
 use crate::{
@@ -53,38 +54,56 @@ pub fn in_detail() -> bool {
     NETOBS_DETAIL.load() != 0
 }
 
-/// Takes up `flow`: true where this visit belongs to the same decision as the
-/// last one on this CPU.
+/// The address of `object` as a number. The verifier lets nobody calculate with a
+/// pointer, but what comes out of a map is none.
+#[inline(always)]
+fn number(work: &mut Work, object: Object) -> u64 {
+    let place = &raw mut work.number;
+    // SAFETY: the place is in a map's value. Volatile, so that it goes there.
+    unsafe {
+        place.write_volatile(object as u64);
+        place.read_volatile()
+    }
+}
+
+/// Takes up `flow`: its notes, and whether this visit belongs to the same decision
+/// as the last one there.
 ///
 /// A flow is on the stack, and the next one may be at the same place with the
 /// same destination: that of a packet that was passed on to the next namespace.
 /// Another packet is another decision, and so is a visit to the table that the
-/// flow began with.
+/// flow began with. Where two flows want the same notes, the first is forgotten:
+/// notes are per CPU, and nobody waits for the end of a lookup.
 #[inline(always)]
-pub fn take_up(work: &mut Work, flow: Object, destination: u32, iif: u32, table: u32) -> bool {
-    let flow = flow as u64;
-    if work.flow == flow
-        && work.flow_destination == destination
-        && work.flow_iif == iif
-        && (iif == LOOPBACK || work.flow_at == work.received)
-        && work.flow_table != table
+pub fn take_up(
+    work: &mut Work,
+    flow: Object,
+    destination: u32,
+    iif: u32,
+    table: u32,
+) -> (&mut FlowNote, bool) {
+    let flow = number(work, flow);
+    let at = work.received;
+    // Stacks are aligned to their size: what tells two apart is in the middle.
+    let hash = ((flow >> 12) ^ (flow >> 16)) as u32;
+    // SAFETY: the index is within the array, and the verifier checks the same.
+    let note = unsafe { &mut *(&raw mut work.flows[0]).add(within(hash, FLOW_NOTES as u32 - 1)) };
+    if note.flow == flow
+        && note.destination == destination
+        && note.iif == iif
+        && (iif == LOOPBACK || note.at == at)
+        && note.table != table
         && table != TABLE_LOCAL
     {
-        return true;
+        return (note, true);
     }
-    work.flow = flow;
-    work.flow_at = work.received;
-    work.flow_destination = destination;
-    work.flow_iif = iif;
-    work.flow_table = table;
-    work.flow_state = STATE_OPEN;
-    false
-}
-
-/// Forgets the flow: what comes next is another decision.
-#[inline(always)]
-pub fn let_go(work: &mut Work) {
-    work.flow = 0;
+    note.flow = flow;
+    note.at = at;
+    note.destination = destination;
+    note.iif = iif;
+    note.table = table;
+    note.state = STATE_OPEN;
+    (note, false)
 }
 
 #[inline(always)]
@@ -105,7 +124,7 @@ fn lookups(cookie: u64) -> Option<*mut Lookups> {
 /// `index` in an array whose length is `mask` + 1. The compiler may know the bound
 /// already and leave the mask out; the verifier knows nothing unless it sees it.
 #[inline(always)]
-fn within(index: u32, mask: u32) -> usize {
+pub fn within(index: u32, mask: u32) -> usize {
     (black_box(index) & mask) as usize
 }
 
@@ -185,41 +204,48 @@ fn route_hit(key: &HitKey, amount: u64) {
 
 /// A decision ended with a route.
 #[inline(always)]
-pub fn hit(work: &mut Work, key: &HitKey) {
+pub fn hit(note: &mut FlowNote, key: &HitKey) {
     decision(key.cookie, key.family.into(), key.origin.into(), 1);
     route_hit(key, 1);
+    note.state = STATE_HIT;
+    remember_hit(note, key);
+}
+
+#[inline(always)]
+fn remember_hit(note: &mut FlowNote, key: &HitKey) {
     if in_detail() {
-        work.hit = *key;
+        note.hit = *key;
     } else {
-        work.hit.cookie = key.cookie;
-        work.hit.family = key.family;
-        work.hit.origin = key.origin;
+        note.hit.cookie = key.cookie;
+        note.hit.family = key.family;
+        note.hit.origin = key.origin;
     }
-    work.flow_state = STATE_HIT;
 }
 
 /// A decision failed.
 #[inline(always)]
-pub fn failure(work: &mut Work, key: &FailureKey) {
+pub fn failure(note: &mut FlowNote, key: &FailureKey) {
     decision(key.cookie, key.family.into(), key.origin.into(), 1);
     failed(key, 1);
+    note.state = STATE_FAILED;
     if in_detail() {
-        work.failure = *key;
+        note.failure = *key;
     } else {
-        work.failure.cookie = key.cookie;
-        work.failure.family = key.family;
-        work.failure.origin = key.origin;
-        work.failure.class = key.class;
+        note.failure.cookie = key.cookie;
+        note.failure.family = key.family;
+        note.failure.origin = key.origin;
+        note.failure.class = key.class;
     }
-    work.flow_state = STATE_FAILED;
 }
 
 /// A decision ended with a route that rejects: a hit of that route, and a
 /// failure.
 #[inline(always)]
-pub fn rejected(work: &mut Work, hit: &HitKey, key: &FailureKey) {
-    failure(work, key);
+pub fn rejected(note: &mut FlowNote, hit: &HitKey, key: &FailureKey) {
+    failure(note, key);
     route_hit(hit, 1);
+    remember_hit(note, hit);
+    note.state = STATE_REJECTED;
 }
 
 /// A packet failed after its decision, or without one: `counted` tells which.
@@ -239,29 +265,35 @@ pub fn dropped_by(hit: &HitKey, key: &FailureKey) {
 }
 
 /// Takes back what was counted for the flow, whose decision goes on in the
-/// namespace `cookie` (0 for unknown).
+/// namespace `cookie` (0 for unknown); true where that was a forwarded packet's,
+/// which counts for its sender once.
 #[inline(always)]
-pub fn take_back(work: &mut Work, cookie: u64) {
+pub fn take_back(note: &mut FlowNote, cookie: u64) -> bool {
     const BACK: u64 = u64::MAX;
-    let state = work.flow_state;
-    work.flow_state = STATE_OPEN;
-    if state == STATE_HIT {
-        let key = work.hit;
-        // A decision stays in its namespace: this was another.
-        if cookie != 0 && key.cookie != cookie {
-            return;
-        }
-        decision(key.cookie, key.family.into(), key.origin.into(), BACK);
-        route_hit(&key, BACK);
-        if u32::from(key.origin) == ORIGIN_FORWARD {
-            work.input_counted = 0;
-        }
-    } else if state == STATE_FAILED {
-        let key = work.failure;
-        if cookie != 0 && key.cookie != 0 && key.cookie != cookie {
-            return;
-        }
-        decision(key.cookie, key.family.into(), key.origin.into(), BACK);
-        failed(&key, BACK);
+    let state = note.state;
+    if state == STATE_OPEN {
+        return false;
     }
+    note.state = STATE_OPEN;
+    let (hit, failure) = (note.hit, note.failure);
+    let counted = if state == STATE_HIT {
+        hit.cookie
+    } else {
+        failure.cookie
+    };
+    // A decision stays in its namespace: this was another.
+    if cookie != 0 && counted != 0 && counted != cookie {
+        return false;
+    }
+    if state != STATE_FAILED {
+        route_hit(&hit, BACK);
+    }
+    let (family, origin) = if state == STATE_HIT {
+        (hit.family, hit.origin)
+    } else {
+        failed(&failure, BACK);
+        (failure.family, failure.origin)
+    };
+    decision(counted, family.into(), origin.into(), BACK);
+    u32::from(origin) == ORIGIN_FORWARD
 }

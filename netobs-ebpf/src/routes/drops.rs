@@ -7,8 +7,9 @@
 
 use aya_ebpf::programs::BtfTracePointContext;
 use netobs_common::routes::{
-    ABSENT, CLASS_BLACKHOLE, CLASS_MARTIAN, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_RP_FILTER,
-    CLASS_UNREACHABLE, FAMILY_IPV4, FailureKey, ORIGIN_FORWARD, ORIGIN_INPUT,
+    ABSENT, ARP_NOTES, ArpNote, CLASS_BLACKHOLE, CLASS_MARTIAN, CLASS_NO_ROUTE, CLASS_PROHIBIT,
+    CLASS_RP_FILTER, CLASS_UNREACHABLE, FAMILY_IPV4, FailureKey, ORIGIN_FORWARD, ORIGIN_INPUT,
+    Work,
 };
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_8021Q: u16 = 0x8100;
 const ARPOP_REQUEST: u16 = 1;
 
 /// The low bits of `_skb_refdst` are flags.
@@ -49,14 +51,22 @@ pub fn received(ctx: &BtfTracePointContext) {
     let packet: Object = ctx.arg(0);
     let Some(work) = maps::work() else { return };
     work.received += 1;
-    if load::<u16>(packet, &OFF_SKB_PROTOCOL) == ETH_P_ARP.to_be() {
-        arp(work, packet);
+    let protocol = u16::from_be(load(packet, &OFF_SKB_PROTOCOL));
+    if protocol == ETH_P_ARP || protocol == ETH_P_8021Q {
+        arp(work, load(packet, &OFF_SKB_DATA), protocol);
     }
 }
 
 #[inline(always)]
-fn arp(work: &mut netobs_common::routes::Work, packet: Object) {
-    let data: u64 = load(packet, &OFF_SKB_DATA);
+fn arp(work: &mut Work, data: u64, protocol: u16) {
+    let mut data = data;
+    if protocol == ETH_P_8021Q {
+        // A tag in the data: two bytes of it, then what it wraps.
+        if probe::<u16>(data + 2) != Some(ETH_P_ARP.to_be()) {
+            return;
+        }
+        data += 4;
+    }
     let Some(head) = probe::<ArpHead>(data) else {
         return;
     };
@@ -68,14 +78,23 @@ fn arp(work: &mut netobs_common::routes::Work, packet: Object) {
     let (Some(sender), Some(target)) = (probe::<u32>(sender), probe::<u32>(target)) else {
         return;
     };
-    let device: Object = load(packet, &OFF_SKB_DEV);
-    if device.is_null() {
-        return;
+    // The same request may come by several interfaces, one above the other, and is
+    // looked up once.
+    for note in &mut work.arp {
+        if note.sender == sender && note.target == target {
+            note.at = work.received;
+            return;
+        }
     }
-    work.arp_sender = sender;
-    work.arp_target = target;
-    work.arp_at = work.received;
-    work.arp_ifindex = load(device, &OFF_DEV_IFINDEX);
+    let at = account::within(work.arp_next as u32, ARP_NOTES as u32 - 1);
+    work.arp_next += 1;
+    // SAFETY: the index is within the array, and the verifier checks the same.
+    let note = unsafe { &mut *(&raw mut work.arp[0]).add(at) };
+    *note = ArpNote {
+        at: work.received,
+        sender,
+        target,
+    };
 }
 
 /// A packet is dropped.
@@ -109,7 +128,8 @@ pub fn dropped(ctx: &BtfTracePointContext) {
         0
     };
     let origin = match counted {
-        0 if class == CLASS_MARTIAN => ORIGIN_INPUT,
+        // Without a decision: for a group, or from where nothing may come.
+        0 if class == CLASS_MARTIAN || class == CLASS_RP_FILTER => ORIGIN_INPUT,
         0 => ORIGIN_FORWARD,
         counted => counted - 1,
     };

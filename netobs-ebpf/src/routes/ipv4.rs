@@ -8,8 +8,8 @@
 use aya_ebpf::programs::BtfTracePointContext;
 use netobs_common::routes::{
     ABSENT, CLASS_BLACKHOLE, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_UNREACHABLE, FAMILY_IPV4,
-    FailureKey, HIT_GATEWAY6, HIT_IMPLICIT, HitKey, ORIGIN_FORWARD, ORIGIN_INPUT, ORIGIN_OUTPUT,
-    PREFIX_UNKNOWN, Work,
+    FailureKey, FlowNote, HIT_GATEWAY6, HIT_IMPLICIT, HitKey, ORIGIN_FORWARD, ORIGIN_INPUT,
+    ORIGIN_OUTPUT, PREFIX_UNKNOWN, STATE_HIT, Work,
 };
 
 use crate::{
@@ -82,68 +82,129 @@ pub fn visit(ctx: &BtfTracePointContext) {
         destination: load(object, &OFF_FL4_DADDR),
     };
     let Some(work) = maps::work() else { return };
-    if checks_source(work, &flow, error) {
+    if iif != LOOPBACK && protocol != 0 && hop_asks_no_ports(hop) {
+        // A program or a firewall asks, not the kernel for a packet.
+        return;
+    }
+    if checks_source(work, &flow) {
         return;
     }
     let asked_by_arp = iif != LOOPBACK && is_arp(work, &flow, error);
     if iif != LOOPBACK && error != -EAGAIN {
         // What follows may be the lookup of its source.
+        work.input_flow = object as u64;
+        work.check_flow = 0;
         work.input_source = flow.source;
         work.input_destination = flow.destination;
         work.input_protocol = protocol.into();
         work.input_at = work.received;
         work.input_counted = 0;
-        work.input_open = 1;
     }
     if asked_by_arp {
-        account::let_go(work);
         return;
     }
-    let goes_on = account::take_up(work, object, flow.destination, iif, table);
-    match error {
-        0 => found(work, &flow, table, hop, goes_on),
-        _ if error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT => {}
+    let (note, goes_on) = account::take_up(work, object, flow.destination, iif, table);
+    let counted = match error {
+        0 => found(note, &flow, table, hop, goes_on),
+        _ if error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT => {
+            // The kernel goes on, so what it met before was not what it took; and
+            // if there is nothing more, this was the end.
+            if goes_on && note.state == STATE_HIT {
+                if iif == LOOPBACK {
+                    not_found(note, &flow, table, error, true);
+                } else {
+                    account::take_back(note, 0);
+                }
+            }
+            0
+        }
         // A received packet that finds no route is dropped, and counted there:
         // the drop tells its namespace.
-        _ if iif == LOOPBACK => not_found(work, &flow, table, error, goes_on),
-        _ => {}
+        _ if iif != LOOPBACK => {
+            if goes_on {
+                account::take_back(note, 0);
+            }
+            0
+        }
+        _ => {
+            not_found(note, &flow, table, error, goes_on);
+            0
+        }
+    };
+    if iif != LOOPBACK && error != -EAGAIN {
+        work.input_counted = counted;
     }
 }
 
-/// Source validation (rp_filter and the like): a lookup right behind that of a
-/// received packet, with source and destination exchanged. Local senders have a
-/// protocol; a check has one only where the rules made the kernel look for ports,
-/// and then the packet's own lookup had the same.
+/// Source validation (rp_filter and the like): lookups right behind that of a
+/// received packet, with source and destination exchanged, of a flow of their
+/// own. Local senders have a protocol; a check has one only where the rules made
+/// the kernel look for ports, and then the packet's own lookup had the same.
 #[inline(always)]
-fn checks_source(work: &mut Work, flow: &Flow, error: i32) -> bool {
-    let is = work.input_open != 0
-        && work.input_at == work.received
+fn checks_source(work: &mut Work, flow: &Flow) -> bool {
+    let object = flow.object as u64;
+    let is = work.input_at == work.received
         && work.input_source == flow.destination
         && work.input_destination == flow.source
-        && work.input_protocol == u32::from(flow.protocol);
-    if is && error != -EAGAIN {
-        work.input_open = 0;
+        && work.input_protocol == u32::from(flow.protocol)
+        && work.input_flow != object
+        && (work.check_flow == 0 || work.check_flow == object);
+    if is {
+        work.check_flow = object;
     }
     is
 }
 
-/// ARP asks where a request's target is, packet or not.
+/// ARP asks where a request's target is. The interface says nothing: a request on a
+/// VLAN comes in by the one below.
 #[inline(always)]
 fn is_arp(work: &mut Work, flow: &Flow, error: i32) -> bool {
-    let is = work.arp_ifindex == flow.iif
-        && work.arp_sender == flow.source
-        && work.arp_target == flow.destination
-        && work.received.wrapping_sub(work.arp_at) <= BATCH;
-    if is && error != -EAGAIN {
-        work.arp_ifindex = 0;
+    let object = flow.object as u64;
+    if work.arp_flow == object
+        && work.input_at == work.received
+        && work.input_source == flow.source
+        && work.input_destination == flow.destination
+    {
+        // The next table, for the same request.
+        return true;
     }
-    is
+    for note in &mut work.arp {
+        if note.at != 0
+            && note.sender == flow.source
+            && note.target == flow.destination
+            && work.received.wrapping_sub(note.at) <= BATCH
+        {
+            if error != -EAGAIN {
+                note.at = 0;
+                work.arp_flow = object;
+            }
+            return true;
+        }
+    }
+    work.arp_flow = 0;
+    false
 }
 
+/// Whether the rules of the namespace that `hop` is in make the kernel look at no
+/// ports. Then lookups for received packets have no protocol.
 #[inline(always)]
-fn found(work: &mut Work, flow: &Flow, table: u32, hop: Object, goes_on: bool) {
+fn hop_asks_no_ports(hop: Object) -> bool {
+    if OFF_NET_DISSECT.load() == ABSENT || hop.is_null() {
+        return false;
+    }
+    let device: Object = load(hop, &OFF_NHC_DEV);
+    if device.is_null() {
+        return false;
+    }
+    let net: Object = load(device, &OFF_DEV_NET);
+    !net.is_null() && load::<u32>(net, &OFF_NET_DISSECT) == 0
+}
+
+/// A route was found; gives what [`Work::input_counted`] is to be.
+#[inline(always)]
+fn found(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object, goes_on: bool) -> u32 {
     if hop.is_null() {
-        return;
+        return 0;
     }
     let device: Object = load(hop, &OFF_NHC_DEV);
     let cookie = cookie_of(device);
@@ -177,16 +238,12 @@ fn found(work: &mut Work, flow: &Flow, table: u32, hop: Object, goes_on: bool) {
             key.flags = HIT_GATEWAY6;
         }
     }
-    if goes_on {
-        account::take_back(work, cookie);
+    let again = goes_on && account::take_back(note, cookie);
+    account::hit(note, &key);
+    if flow.iif != LOOPBACK && origin == ORIGIN_FORWARD && !again {
+        behalf::forwarded(cookie, flow.iif, FAMILY_IPV4, address4(flow.source));
     }
-    account::hit(work, &key);
-    if flow.iif != LOOPBACK {
-        work.input_counted = origin + 1;
-        if origin == ORIGIN_FORWARD {
-            behalf::forwarded(cookie, flow.iif, FAMILY_IPV4, address4(flow.source));
-        }
-    }
+    origin + 1
 }
 
 /// The route's type as far as it matters; 0 for unicast or unknown. A next hop
@@ -242,7 +299,7 @@ fn is_broadcast(device: Object, destination: u32) -> bool {
 }
 
 #[inline(always)]
-fn not_found(work: &mut Work, flow: &Flow, table: u32, error: i32, goes_on: bool) {
+fn not_found(note: &mut FlowNote, flow: &Flow, table: u32, error: i32, goes_on: bool) {
     let cookie = senders::cookie_for(flow.destination);
     let oif: u32 = load(flow.object, &OFF_FL4_OIF);
     // For a socket that is bound to an interface the kernel takes the
@@ -262,9 +319,9 @@ fn not_found(work: &mut Work, flow: &Flow, table: u32, error: i32, goes_on: bool
             reserved: [0; 3],
         };
         if goes_on {
-            account::take_back(work, cookie);
+            account::take_back(note, cookie);
         }
-        account::hit(work, &key);
+        account::hit(note, &key);
         return;
     }
     let (class, route_type) = match error {
@@ -283,14 +340,14 @@ fn not_found(work: &mut Work, flow: &Flow, table: u32, error: i32, goes_on: bool
         reserved: 0,
     };
     if goes_on {
-        account::take_back(work, cookie);
+        account::take_back(note, cookie);
     }
     if route_type == 0 {
-        account::failure(work, &key);
+        account::failure(note, &key);
         return;
     }
     let hit = rejecting(cookie, flow.destination, table, ORIGIN_OUTPUT, route_type);
-    account::rejected(work, &hit, &key);
+    account::rejected(note, &hit, &key);
 }
 
 /// The hit of a route that rejects.

@@ -41,7 +41,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
     let table: u32 = load(table, &OFF_TB6_ID);
     let destination = load_address6(flow, &OFF_FL6_DADDR);
     let Some(work) = maps::work() else { return };
-    let goes_on = account::take_up(work, flow, fold(&destination), iif, table);
+    let (note, goes_on) = account::take_up(work, flow, fold(&destination), iif, table);
 
     let none: Object = load(net, &OFF_NET_NULL6);
     // A value of its own, and pointers that are read anew where they are used:
@@ -52,6 +52,10 @@ pub fn visit(ctx: &BtfTracePointContext) {
         // Here lookups end; elsewhere they go on.
         _ if is_none || kind == THROW => {
             if table != TABLE_MAIN {
+                // The kernel goes on: what it met before it did not take.
+                if goes_on {
+                    account::take_back(note, cookie);
+                }
                 return;
             }
             CLASS_NO_ROUTE
@@ -66,9 +70,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
         route_type::LOCAL | route_type::ANYCAST | route_type::MULTICAST => ORIGIN_INPUT,
         _ => ORIGIN_FORWARD,
     };
-    if goes_on {
-        account::take_back(work, cookie);
-    }
+    let again = goes_on && account::take_back(note, cookie);
     let failure = |class: u32| FailureKey {
         cookie,
         destination,
@@ -78,12 +80,12 @@ pub fn visit(ctx: &BtfTracePointContext) {
         class: class as u8,
         reserved: 0,
     };
-    if origin == ORIGIN_FORWARD {
+    if origin == ORIGIN_FORWARD && !again {
         let source = load_address6(flow, &OFF_FL6_SADDR);
         behalf::forwarded(cookie, iif, FAMILY_IPV6, source);
     }
     if class == CLASS_NO_ROUTE {
-        account::failure(work, &failure(CLASS_NO_ROUTE));
+        account::failure(note, &failure(CLASS_NO_ROUTE));
         return;
     }
     let mut key = HitKey {
@@ -106,8 +108,8 @@ pub fn visit(ctx: &BtfTracePointContext) {
         (key.gateway, key.flags, key.ifindex) = next_hop(load(result, &OFF_RES6_NH));
     }
     match class {
-        SUCCESS => account::hit(work, &key),
-        class => account::rejected(work, &key, &failure(class)),
+        SUCCESS => account::hit(note, &key),
+        class => account::rejected(note, &key, &failure(class)),
     }
 }
 

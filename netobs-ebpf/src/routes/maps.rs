@@ -32,11 +32,12 @@ static NETOBS_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 #[btf_map]
 static NETOBS_ASTRAY: PerCpuArray<Astray, 1> = PerCpuArray::new();
 
-/// This CPU's notes on the decision under way.
+/// This CPU's notes on what is under way.
 ///
-/// Several programs share them, and one that runs for a received packet may
-/// interrupt one that runs for a local sender: each writes only its own part.
-/// The kernel lets no program interrupt itself.
+/// A program that runs for a received packet may interrupt one that runs for a
+/// local sender: notes on flows are by the flow, and all others are written for
+/// received packets only, of which a CPU handles one at a time. The kernel lets no
+/// program interrupt itself.
 #[inline(always)]
 pub fn work() -> Option<&'static mut Work> {
     // SAFETY: per CPU, see above; the map outlives the program.

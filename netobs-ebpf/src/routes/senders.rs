@@ -5,22 +5,29 @@
 
 use aya_ebpf::{
     bindings::BPF_ANY,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_netns_cookie},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_netns_cookie, bpf_ktime_get_ns},
+    },
     programs::SockAddrContext,
 };
-use netobs_common::routes::{FAMILY_IPV4, FAMILY_IPV6, Sender};
+use netobs_common::routes::Sender;
 
 use crate::{kernel, maps};
+
+/// How long a note holds: a socket call looks its route up at once. A thread that
+/// has moved to another namespace meanwhile is not to blame the first.
+const HOLDS_NS: u64 = 50_000_000;
 
 /// Notes an IPv4 destination.
 #[inline(always)]
 pub fn note4(ctx: &SockAddrContext) {
     // SAFETY: the context is valid while the program runs.
     let address = unsafe { (*ctx.sock_addr).user_ip4 };
-    note(ctx, FAMILY_IPV4, kernel::address4(address));
+    note(ctx, address);
 }
 
-/// Notes an IPv6 destination, or an IPv4 one in IPv6's clothes.
+/// Notes an IPv4 destination in IPv6's clothes. IPv6 itself tells its namespace.
 #[inline(always)]
 pub fn note6(ctx: &SockAddrContext) {
     let from = ctx.sock_addr;
@@ -35,21 +42,17 @@ pub fn note6(ctx: &SockAddrContext) {
         ]
     };
     if address[0] == 0 && address[1] == 0 && address[2] == 0xffff_u32.to_be() {
-        note(ctx, FAMILY_IPV4, kernel::address4(address[3]));
-    } else {
-        note(ctx, FAMILY_IPV6, kernel::words(address));
+        note(ctx, address[3]);
     }
 }
 
 #[inline(always)]
-fn note(ctx: &SockAddrContext, family: u32, destination: [u8; 16]) {
-    // SAFETY: the helper takes the program's context.
-    let cookie = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+fn note(ctx: &SockAddrContext, destination: u32) {
     let sender = Sender {
-        cookie,
-        destination,
-        family,
-        reserved: 0,
+        // SAFETY: the helper takes the program's context.
+        cookie: unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) },
+        destination: kernel::address4(destination),
+        at_ns: now(),
     };
     // Without room the least recent thread goes.
     let _ = maps::NETOBS_SENDERS.insert(thread(), sender, BPF_ANY.into());
@@ -62,13 +65,19 @@ pub fn cookie_for(destination: u32) -> u64 {
     // SAFETY: only this thread writes the entry.
     match unsafe { maps::NETOBS_SENDERS.get(thread()) } {
         Some(sender)
-            if sender.family == FAMILY_IPV4
-                && sender.destination == kernel::address4(destination) =>
+            if sender.destination == kernel::address4(destination)
+                && now() - sender.at_ns < HOLDS_NS =>
         {
             sender.cookie
         }
         _ => 0,
     }
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 #[inline(always)]

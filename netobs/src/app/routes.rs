@@ -101,7 +101,7 @@ impl Subject for Routing {
             .observer
             .sample(machine, host(), SystemTime::now(), warnings)
             .await;
-        let partial = sample.observer.backend == Backend::None
+        let partial = self.observer.is_partial()
             || sample
                 .namespaces
                 .iter()

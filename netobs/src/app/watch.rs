@@ -99,10 +99,12 @@ impl Subject for Traffic {
             .sample(machine, host(), SystemTime::now(), warnings)
             .await;
         self.lookups.complete(&mut sample);
-        let partial = sample.namespaces.iter().any(|ns| {
-            ns.state == State::Up
-                && (ns.reason.is_some() || ns.interfaces.iter().any(|i| i.hook == Hook::None))
-        });
+        self.lookups.forget(&sample);
+        let partial = self.lookups.is_partial()
+            || sample.namespaces.iter().any(|ns| {
+                ns.state == State::Up
+                    && (ns.reason.is_some() || ns.interfaces.iter().any(|i| i.hook == Hook::None))
+            });
         let before = self.before.take();
         let view = View::new(before.as_ref(), &sample, self.config.pace.interval);
         let bytes = self

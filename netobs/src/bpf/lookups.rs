@@ -223,6 +223,13 @@ impl LookupPrograms {
                 crate::error::Chain(&error)
             )));
         }
+        if ipv4 && !cgroup::is_whole() {
+            doubts.push(limited(
+                "failed IPv4 lookups of most local senders are unattributed: netobs runs in a cgroup \
+                 namespace of its own (docker run --cgroupns=host)"
+                    .to_owned(),
+            ));
+        }
         let mut take = |name| {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))

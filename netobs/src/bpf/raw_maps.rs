@@ -9,8 +9,10 @@ use std::{
 use aya::maps::MapData;
 use nix::libc;
 
-/// Entries to ask for at a time: a bucket of the map has to fit.
-const BATCH: usize = 4096;
+/// Bytes of keys and values to ask for at a time.
+const BATCH_BYTES: usize = 512 << 10;
+/// Entries at least: a bucket of the map has to fit.
+const FEWEST: usize = 64;
 
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd`, since Linux 5.6.
 /// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/bpf.h>
@@ -63,7 +65,8 @@ pub(super) fn entries<K: Bytes, V: Bytes>(
 ) -> io::Result<Vec<(K, Vec<V>)>> {
     let mut result = Vec::new();
     let mut position = 0u64;
-    let mut room = BATCH;
+    let entry = size_of::<K>() + values * size_of::<V>();
+    let mut room = (BATCH_BYTES / entry).max(FEWEST);
     let mut first = true;
     loop {
         let mut next = 0u64;

@@ -10,6 +10,10 @@ use super::{
 };
 use crate::model::sample::{Kind, NsKey};
 
+/// Addresses of an interface that count: whoever may add addresses to his own
+/// shall not take everybody's room.
+const ADDRESSES: usize = 64;
+
 /// A source address behind an interface of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
@@ -30,7 +34,8 @@ pub fn sources(host_links: &[Link], rows: &[Row]) -> HashMap<Source, NsKey> {
                 continue;
             };
             for ifindex in ways_in(host_links, ifindex) {
-                for address in interface.addresses.iter().filter_map(|a| parsed(a)) {
+                let addresses = interface.addresses.iter().filter_map(|a| parsed(a));
+                for address in addresses.take(ADDRESSES) {
                     found
                         .entry(Source { ifindex, address })
                         .and_modify(|owner| *owner = owner.filter(|key| *key == row.key))

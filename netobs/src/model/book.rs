@@ -253,6 +253,13 @@ impl Book {
         })
     }
 
+    /// Indexes of the interfaces that entries lead by.
+    #[must_use]
+    pub fn interfaces(&self) -> HashSet<u32> {
+        let hops = self.entries.iter().flat_map(|entry| &entry.hops);
+        hops.filter_map(|hop| hop.ifindex).collect()
+    }
+
     /// The entries: IPv4 before IPv6; main, other tables, local; then the default
     /// route first and by address, as `ip route` lists them.
     #[must_use]
@@ -348,7 +355,8 @@ fn fits(route: &Route, hit: &Hit) -> bool {
         kind => kind == route.kind,
     };
     // IPv6 gives routes that reject the loopback interface.
-    let hop = route.kind.rejects() || route.hops.contains(&hit.hop);
+    let unknown = route.hops.is_empty() && route.nexthop.is_some();
+    let hop = route.kind.rejects() || unknown || route.hops.contains(&hit.hop);
     table && kind && hop
 }
 
@@ -379,6 +387,7 @@ mod tests {
             prefix: prefix(to),
             kind: RouteType::UNICAST,
             hops: vec![hop],
+            nexthop: None,
             protocol: 3,
             scope: 0,
             metric: 0,
@@ -509,6 +518,20 @@ mod tests {
             ..hit("10.1.1.1", hop("", 3))
         };
         book.credit(&in_table, 2, &[]);
+        // Netlink may keep the next hop of an object to itself.
+        let object = Route {
+            hops: Vec::new(),
+            nexthop: Some(7),
+            ..route(101, "10.0.0.0/8", Hop::default())
+        };
+        let mut objects = Book::default();
+        objects.update(vec![object]);
+        let met = Hit {
+            table: 101,
+            ..hit("10.1.1.1", hop("10.3.0.7", 3))
+        };
+        objects.credit(&met, 2, &[]);
+        assert_eq!(shown(&objects), [("10.0.0.0/8".to_owned(), 2, true)]);
         let bound = Hit {
             implicit: true,
             table: 0,

@@ -72,7 +72,7 @@ pub fn advice(class: FailureClass, origin: Origin) -> &'static str {
         }
         (FailureClass::Unreachable, Origin::Output) => "an unreachable route says so",
         (FailureClass::Unreachable, _) => {
-            "an unreachable route says so, or forwarding is off (sysctl net.ipv4.ip_forward)"
+            "an unreachable route says so, or forwarding is off (IPv4: sysctl net.ipv4.ip_forward)"
         }
         (FailureClass::Blackhole, _) => "a blackhole route throws it away",
         (FailureClass::Prohibit, _) => "a prohibit route forbids it",
@@ -102,6 +102,7 @@ mod tests {
                 gateway: gateway.and_then(|g| g.parse().ok()),
                 ifindex: Some(2),
             }],
+            nexthop: None,
             protocol,
             scope: 253,
             metric: 0,

@@ -277,6 +277,8 @@ pub struct Route {
     /// Where to: one of these, as the kernel spreads flows over them. None where
     /// it rejects.
     pub hops: Vec<Hop>,
+    /// The next hop object that it uses.
+    pub nexthop: Option<u32>,
     /// `RTPROT_*`: who made it.
     pub protocol: u8,
     /// `RT_SCOPE_*`.

@@ -1,7 +1,10 @@
 //! Routing decisions, joined with the namespaces of a sample.
 
 use core::net::IpAddr;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use log::{debug, info};
 use netobs_common::routes::{BehalfKey, FAMILY_IPV4, FAMILY_IPV6};
@@ -16,9 +19,10 @@ use crate::{
     },
 };
 
-/// Namespaces that make lookups and are not shown are kept in mind so long as
-/// there is room.
+/// Share of the room for namespaces from which on those that are not shown go.
 const CROWDED: f64 = 0.75;
+/// After so long without a lookup they go anyway.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Whether to observe lookups, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,10 @@ pub struct LookupObserver {
     /// What was forwarded for namespaces by addresses that they no longer have.
     before: HashMap<NsKey, u64>,
     full: bool,
+    /// What was read last.
+    read: HashMap<u64, Lookups>,
+    /// Namespaces that are not shown: decisions as read last, and since when.
+    unseen: HashMap<u64, (u64, Instant)>,
 }
 
 impl LookupObserver {
@@ -52,6 +60,8 @@ impl LookupObserver {
             sources: HashMap::new(),
             before: HashMap::new(),
             full: false,
+            read: HashMap::new(),
+            unseen: HashMap::new(),
         };
         let Wanted::This(settings) = wanted else {
             return observer;
@@ -115,15 +125,23 @@ impl LookupObserver {
             let key = behalf_key(source);
             *self.before.entry(owner).or_default() += counts.get(&key).copied().unwrap_or(0);
             programs.unfollow(key);
+            self.sources.remove(&source);
         }
+        let owners: HashSet<NsKey> = sources.values().copied().collect();
+        self.before.retain(|owner, _| owners.contains(owner));
         self.full = false;
-        for (source, _) in changed(&sources, &self.sources) {
-            if let Err(error) = programs.follow(behalf_key(source)) {
-                debug!("{}: {error:#}", source.address);
-                self.full = true;
+        for (source, owner) in changed(&sources, &self.sources) {
+            match programs.follow(behalf_key(source)) {
+                Ok(()) => {
+                    self.sources.insert(source, owner);
+                }
+                // Tried again at the next look.
+                Err(error) => {
+                    debug!("{}: {error:#}", source.address);
+                    self.full = true;
+                }
             }
         }
-        self.sources = sources;
     }
 
     /// Adds to `sample` what was decided in its namespaces.
@@ -180,7 +198,13 @@ impl LookupObserver {
         sample.observer.maps.extend(maps.into_iter().take(1));
         sample.observer.programs.extend(programs.programs());
         sample.observer.programs.sort_by(|a, b| a.name.cmp(&b.name));
-        self.forget(sample, &lookups);
+        self.read = lookups;
+    }
+
+    /// Whether something that was asked for is not observed.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        !self.doubts.is_empty()
     }
 
     /// What the host looked up for each namespace.
@@ -194,9 +218,10 @@ impl LookupObserver {
         sums
     }
 
-    /// Makes room: namespaces that have ended were shown for the last time, and
-    /// those that nobody looks at wait only while there is room.
-    fn forget(&mut self, sample: &Sample, lookups: &HashMap<u64, Lookups>) {
+    /// Makes room, once `sample` is [complete](Self::complete): namespaces that have
+    /// ended were shown for the last time, and those that nobody looks at and that
+    /// look nothing up for a while have ended too, or can be begun anew.
+    pub fn forget(&mut self, sample: &Sample) {
         let Some(programs) = &self.programs else {
             return;
         };
@@ -214,8 +239,23 @@ impl LookupObserver {
             .iter()
             .filter_map(|ns| ns.cookie)
             .collect();
-        if programs.is_crowded(lookups.len(), CROWDED) {
-            past.extend(lookups.keys().filter(|cookie| !shown.contains(cookie)));
+        let now = Instant::now();
+        let crowded = programs.is_crowded(self.read.len(), CROWDED);
+        self.unseen
+            .retain(|cookie, _| self.read.contains_key(cookie));
+        for (cookie, lookups) in &self.read {
+            if shown.contains(cookie) {
+                self.unseen.remove(cookie);
+                continue;
+            }
+            let total = lookups.total();
+            let (before, since) = self.unseen.entry(*cookie).or_insert((total, now));
+            if *before != total {
+                (*before, *since) = (total, now);
+            }
+            if crowded || since.elapsed() >= QUIET {
+                past.insert(*cookie);
+            }
         }
         if !past.is_empty() {
             programs.forget_namespaces(&past);

@@ -31,8 +31,9 @@ use crate::{
 const STALE: Duration = Duration::from_secs(5);
 /// Events that are remembered between two samples.
 const PASSING: usize = 65_536;
-/// Destinations that were not met for so long make room where that is scarce.
-const IDLE: Duration = Duration::from_secs(60);
+/// Destinations that were not met for so long make room where that is scarce. Not
+/// at once: what is counted between the reading and the removal would be lost.
+const IDLE: Duration = Duration::from_secs(10);
 /// Share of the room for destinations from which on idle ones make room.
 const CROWDED: f64 = 0.5;
 
@@ -83,6 +84,12 @@ impl RoutingObserver {
             read_at: None,
             overruns: 0,
         }
+    }
+
+    /// Whether something that was asked for is not observed.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.lookups.is_partial()
     }
 
     /// Takes what netlink told.
@@ -149,7 +156,6 @@ impl RoutingObserver {
             return;
         };
         shown.read = true;
-        shown.interfaces.extend(machine.interface_names(key));
         match routes {
             Ok(routes) => {
                 shown.trouble = None;
@@ -157,6 +163,10 @@ impl RoutingObserver {
             }
             Err(error) => shown.trouble = Some(Chain(&error).to_string()),
         }
+        // Names of interfaces that have gone are of use while their routes are shown.
+        let used = shown.book.interfaces();
+        shown.interfaces.retain(|index, _| used.contains(index));
+        shown.interfaces.extend(machine.interface_names(key));
     }
 
     /// Reads everything.
@@ -192,8 +202,10 @@ impl RoutingObserver {
             self.read(key, machine).await;
         }
         self.credit(&added);
-        let mut failures = self.failures();
+        // Totals first: what fails meanwhile shall not look forgotten.
         let mut sample = self.totals(host, time, warnings);
+        let mut failures = self.failures();
+        self.lookups.forget(&sample);
         let unattributed_failures = failures.remove(&0).unwrap_or_default();
         let past: HashMap<NsKey, Shown> = std::mem::take(&mut self.gone)
             .into_iter()

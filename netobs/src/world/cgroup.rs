@@ -15,16 +15,30 @@ pub fn root() -> Option<PathBuf> {
     })
 }
 
+/// `PROC_CGROUP_INIT_INO`: the number of the cgroup namespace that the machine
+/// began with.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/linux/proc_ns.h>
+const INITIAL: u64 = 0xEFFF_FFFB;
+
+/// Whether [`root`] is that of the whole machine. In a cgroup namespace of its own
+/// a container sees its own part as the root.
+#[must_use]
+pub fn is_whole() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self/ns/cgroup").is_ok_and(|file| file.ino() == INITIAL)
+}
+
 /// Fields of `/proc/self/mountinfo`: id, parent, device, root, mount point,
-/// options, optional fields, `-`, type, source, options. The shortest mount point
-/// comes first: others are parts that somebody mounted for a container.
+/// options, optional fields, `-`, type, source, options. Parts of the hierarchy that
+/// somebody mounted elsewhere have another root; the shortest mount point comes first.
 fn places(mountinfo: &str) -> Vec<PathBuf> {
     let mut places: Vec<String> = mountinfo
         .lines()
         .filter_map(|line| {
             let (place, kind) = line.split_once(" - ")?;
-            let point = place.split(' ').nth(4)?;
-            (kind.split(' ').next()? == "cgroup2").then(|| unescaped(point))
+            let mut fields = place.split(' ').skip(3);
+            let (root, point) = (fields.next()?, fields.next()?);
+            (root == "/" && kind.split(' ').next()? == "cgroup2").then(|| unescaped(point))
         })
         .collect();
     places.sort_by_key(String::len);
@@ -65,7 +79,8 @@ mod tests {
 24 18 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
 25 24 0:23 / /sys/fs/cgroup/cpu rw shared:9 - cgroup cgroup rw,cpu
 26 24 0:24 / /sys/fs/cgroup/unified rw shared:10 master:2 - cgroup2 cgroup2 rw
-27 24 0:24 /x /run/some\\040where/else/cgroup rw - cgroup2 cgroup2 rw
+28 24 0:24 /x /run/part rw - cgroup2 cgroup2 rw
+27 24 0:24 / /run/some\\040where/else/cgroup rw - cgroup2 cgroup2 rw
 ";
         let found = |mounts: &str| -> Vec<String> {
             let places = places(mounts).into_iter();
@@ -73,7 +88,8 @@ mod tests {
         };
         assert_eq!(
             found(hybrid),
-            ["/sys/fs/cgroup/unified", "/run/some where/else/cgroup"]
+            ["/sys/fs/cgroup/unified", "/run/some where/else/cgroup"],
+            "and no part of it"
         );
         let unified = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
         assert_eq!(found(unified), ["/sys/fs/cgroup"]);

@@ -296,6 +296,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
         prefix: Prefix::of(unspecified, header.destination_prefix_length),
         kind: RouteType(header.kind.into()),
         hops: Vec::new(),
+        nexthop: None,
         protocol: header.protocol.into(),
         scope: header.scope.into(),
         metric: 0,
@@ -310,6 +311,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
                     route.prefix = Prefix::of(address, header.destination_prefix_length);
                 }
             }
+            RouteAttribute::NhId(id) => route.nexthop = Some(*id),
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::PrefSource(from) => route.source = ip(from),
             RouteAttribute::Oif(index) => single.ifindex = Some(*index),
