@@ -1,10 +1,10 @@
 //! `netobs routes`.
 
-use std::{pin::Pin, time::SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use futures_util::FutureExt as _;
 
 use super::{
     host,
@@ -24,20 +24,14 @@ use crate::{
     },
     observer::{LookupObserver, RoutingObserver, Wanted},
     render::routes,
-    world::{
-        gather::Machine,
-        netlink::{Netlink, RouteEvent},
-    },
+    world::{gather::Machine, route_events::RouteEvents},
 };
-
-type Events = Pin<Box<dyn Stream<Item = RouteEvent>>>;
 
 /// Routing tables and what met them.
 struct Routing {
     config: config::Routes,
     observer: RoutingObserver,
-    events: Events,
-    _socket: Netlink,
+    events: RouteEvents,
     screen: Screen,
     started: bool,
 }
@@ -46,7 +40,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let machine = Machine::open()?;
     // Ahead of the first look: what changes after it is told.
-    let (socket, hears_others, events) = Netlink::route_events().context("open a route socket")?;
+    let events = RouteEvents::open().context("open a route socket")?;
     let lookups = LookupObserver::start(Wanted::This(lookups::Settings {
         detail: true,
         host: machine.host_key().cookie().unwrap_or(0),
@@ -63,10 +57,13 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     let (common, scope) = (config.common.clone(), config.scope.clone());
     let pace = config.pace;
     let routing = Routing {
-        observer: RoutingObserver::new(lookups, config.scope.selection.clone(), hears_others),
+        observer: RoutingObserver::new(
+            lookups,
+            config.scope.selection.clone(),
+            events.hears_others,
+        ),
         config,
-        events: Box::pin(events),
-        _socket: socket,
+        events,
         screen: Screen::default(),
         started: false,
     };
@@ -86,16 +83,17 @@ impl Subject for Routing {
     }
 
     async fn event(&mut self) {
-        match self.events.next().await {
-            Some(event) => self.observer.event(event),
-            None => std::future::pending().await,
+        for event in self.events.next().await {
+            self.observer.event(event);
         }
     }
 
     async fn frame(&mut self, machine: &Machine, warnings: Vec<Warning>) -> Result<Frame, Failure> {
         // What has been told already.
-        while let Some(Some(event)) = self.events.next().now_or_never() {
-            self.observer.event(event);
+        while let Some(events) = self.events.next().now_or_never() {
+            events
+                .into_iter()
+                .for_each(|event| self.observer.event(event));
         }
         let sample = self
             .observer

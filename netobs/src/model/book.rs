@@ -155,8 +155,13 @@ impl Book {
     }
 
     /// Credits `count` more decisions that ended with `hit`. `passing` are routes
-    /// that came and went somewhere on this machine since the last look.
-    pub fn credit(&mut self, hit: &Hit, count: i64, passing: &[Route]) {
+    /// that came or went in this namespace since the last look.
+    pub fn credit<'a>(
+        &mut self,
+        hit: &Hit,
+        count: i64,
+        passing: impl IntoIterator<Item = &'a Route>,
+    ) {
         let at = if hit.implicit {
             self.unexplained(hit)
         } else {
@@ -208,9 +213,13 @@ impl Book {
     }
 
     /// A route that was gone before it could be looked at.
-    fn passed(&mut self, hit: &Hit, passing: &[Route]) -> Option<usize> {
+    fn passed<'a>(
+        &mut self,
+        hit: &Hit,
+        passing: impl IntoIterator<Item = &'a Route>,
+    ) -> Option<usize> {
         let route = passing
-            .iter()
+            .into_iter()
             .filter(|route| {
                 fits(route, hit)
                     && if hit.exact {
@@ -488,7 +497,7 @@ mod tests {
         let mut book = Book::default();
         book.update(scene());
         let moment = route(TABLE_MAIN, "10.9.0.0/16", hop("172.17.0.9", 2));
-        book.credit(&hit("10.9.1.1", hop("172.17.0.9", 2)), 4, &[moment]);
+        book.credit(&hit("10.9.1.1", hop("172.17.0.9", 2)), 4, [&moment]);
         let all = shown(&book);
         assert!(
             all.contains(&("10.9.0.0/16".to_owned(), 4, false)),

@@ -23,14 +23,17 @@ use crate::{
         routing::{FailureShown, Routing, RoutingSample},
         sample::{Host, Kind, NsKey, Observer, Sample, State, Warning},
     },
-    world::{gather::Machine, netlink::RouteEvent},
+    world::{
+        gather::Machine,
+        route_events::{Change, RouteEvent},
+    },
 };
 
 /// Tables are read again after this time even if nothing told of a change: the
 /// kernel drops the IPv4 routes of an interface that goes down without a word.
 const STALE: Duration = Duration::from_secs(5);
-/// Events that are remembered between two samples.
-const PASSING: usize = 65_536;
+/// Routes of a namespace that are remembered between two samples.
+const PASSING: usize = 4096;
 /// Destinations that were not met for so long make room where that is scarce. Not
 /// at once: what is counted between the reading and the removal would be lost.
 const IDLE: Duration = Duration::from_secs(10);
@@ -45,6 +48,8 @@ struct Shown {
     /// Why its tables cannot be read.
     trouble: Option<String>,
     read: bool,
+    /// The id that our namespace has given it.
+    nsid: Option<i32>,
 }
 
 /// Follows routing decisions and tables.
@@ -58,9 +63,9 @@ pub struct RoutingObserver {
     gone: Vec<Shown>,
     /// Counts as read last, and when they last changed.
     counted: HashMap<HitKey, (u64, Instant)>,
-    /// Routes that events told of since the last sample.
-    passing: VecDeque<Route>,
-    dirty: bool,
+    /// Namespaces that netlink told of since the last sample, by the id that ours
+    /// has given them, `None` for our own; and the routes that it told of.
+    passing: HashMap<Option<i32>, VecDeque<Route>>,
     read_at: Option<Instant>,
     /// How often the kernel dropped events.
     overruns: u64,
@@ -79,8 +84,7 @@ impl RoutingObserver {
             shown: BTreeMap::new(),
             gone: Vec::new(),
             counted: HashMap::new(),
-            passing: VecDeque::new(),
-            dirty: true,
+            passing: HashMap::new(),
             read_at: None,
             overruns: 0,
         }
@@ -94,16 +98,21 @@ impl RoutingObserver {
 
     /// Takes what netlink told.
     pub fn event(&mut self, event: RouteEvent) {
-        self.dirty = true;
-        match event {
-            RouteEvent::Route(route) => {
-                if self.passing.len() == PASSING {
-                    self.passing.pop_front();
+        match event.change {
+            Change::Route(route) => {
+                let passing = self.passing.entry(event.nsid).or_default();
+                if passing.len() == PASSING {
+                    passing.pop_front();
                 }
-                self.passing.push_back(route);
+                passing.push_back(route);
             }
-            RouteEvent::Changed => {}
-            RouteEvent::Lost => self.overruns += 1,
+            Change::Other => {
+                self.passing.entry(event.nsid).or_default();
+            }
+            Change::Lost => {
+                self.overruns += 1;
+                self.read_at = None;
+            }
         }
     }
 
@@ -118,16 +127,14 @@ impl RoutingObserver {
         for row in rows.into_values() {
             let shown = match old.remove(&row.key) {
                 Some(shown) => Shown { row, ..shown },
-                None => {
-                    self.dirty = true;
-                    Shown {
-                        row,
-                        book: Book::default(),
-                        interfaces: BTreeMap::new(),
-                        trouble: None,
-                        read: false,
-                    }
-                }
+                None => Shown {
+                    row,
+                    book: Book::default(),
+                    interfaces: BTreeMap::new(),
+                    trouble: None,
+                    read: false,
+                    nsid: None,
+                },
             };
             self.shown.insert(shown.row.key, shown);
         }
@@ -180,24 +187,26 @@ impl RoutingObserver {
         // Hits first: a route that they met is in the tables, or has gone and was
         // told of.
         let added = self.added();
-        let all = self.dirty || self.read_at.is_none_or(|at| at.elapsed() >= STALE);
+        let all = self.read_at.is_none_or(|at| at.elapsed() >= STALE);
         if all {
-            self.dirty = false;
             self.read_at = Some(Instant::now());
         }
         // Nobody tells of what has no connection to us: where something was met
         // there, that tells.
         let met: HashSet<u64> = added.iter().map(|(key, _)| key.cookie).collect();
-        let stale: Vec<NsKey> = self
-            .shown
-            .values()
-            .filter(|shown| {
-                let met = shown.row.cookie.is_some_and(|cookie| met.contains(&cookie));
-                let heard = self.hears_others && machine.hears_of(shown.row.key);
-                all || (met && !heard)
-            })
-            .map(|shown| shown.row.key)
-            .collect();
+        let own = machine.host_key();
+        let mut stale = Vec::new();
+        for shown in self.shown.values_mut() {
+            let key = shown.row.key;
+            shown.nsid = machine.nsid_of(key).or(shown.nsid);
+            let met = shown.row.cookie.is_some_and(|cookie| met.contains(&cookie));
+            let heard = key == own || (self.hears_others && shown.nsid.is_some());
+            let told =
+                (key == own || shown.nsid.is_some()) && self.passing.contains_key(&shown.nsid);
+            if all || told || (met && !heard) {
+                stale.push(key);
+            }
+        }
         for key in stale {
             self.read(key, machine).await;
         }
@@ -336,19 +345,25 @@ impl RoutingObserver {
     }
 
     fn credit(&mut self, added: &[(HitKey, i64)]) {
-        let passing: Vec<Route> = self.passing.drain(..).collect();
+        let passing = std::mem::take(&mut self.passing);
         let gone = self.gone.iter_mut();
-        let mut books: HashMap<u64, &mut Book> = self
+        let mut books: HashMap<u64, &mut Shown> = self
             .shown
             .values_mut()
             .chain(gone)
-            .filter_map(|shown| Some((shown.row.cookie?, &mut shown.book)))
+            .filter_map(|shown| Some((shown.row.cookie?, shown)))
             .collect();
         for (key, count) in added {
-            let (Some(book), Ok(hit)) = (books.get_mut(&key.cookie), Hit::try_from(key)) else {
+            let (Some(shown), Ok(hit)) = (books.get_mut(&key.cookie), Hit::try_from(key)) else {
                 continue;
             };
-            book.credit(&hit, *count, &passing);
+            let told = match (shown.row.kind, shown.nsid) {
+                (Kind::Host, _) => passing.get(&None),
+                (_, None) => None,
+                (_, nsid) => passing.get(&nsid),
+            };
+            let empty = VecDeque::new();
+            shown.book.credit(&hit, *count, told.unwrap_or(&empty));
         }
     }
 

@@ -387,15 +387,14 @@ impl Machine {
         self.netlink_in(key)?.routes().await
     }
 
-    /// Whether netlink tells us of changes in the namespace `key`: it does of our
-    /// own, and of those that we have an id for.
+    /// The id that our namespace has given to the namespace `key`; netlink tells of
+    /// changes there by it, and not at all where there is none.
     #[must_use]
-    pub fn hears_of(&self, key: NsKey) -> bool {
-        key == self.host_key()
-            || self
-                .namespaces
-                .values()
-                .any(|visited| visited.facts.key() == key && visited.facts.nsid.is_some())
+    pub fn nsid_of(&self, key: NsKey) -> Option<i32> {
+        self.namespaces
+            .values()
+            .find(|visited| visited.facts.key() == key)
+            .and_then(|visited| visited.facts.nsid)
     }
 
     /// Names of the interfaces of the namespace `key`, by index.

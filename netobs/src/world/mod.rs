@@ -7,5 +7,6 @@ pub mod netlink;
 pub mod netns;
 pub mod privilege;
 pub mod rcu;
+pub mod route_events;
 pub mod scan;
 pub mod text;

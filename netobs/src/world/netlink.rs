@@ -19,7 +19,7 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia},
     stats::{StatsAttribute, StatsFilterMask, StatsMessage},
 };
-use rtnetlink::{Handle, MulticastGroup, sys::AsyncSocket as _};
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::task::JoinHandle;
 
 use super::netns;
@@ -59,20 +59,6 @@ pub enum LinkEvent {
     /// The kernel dropped events: look at everything again.
     Lost,
 }
-
-/// Something happened to the routing of some namespace.
-#[derive(Clone, Debug)]
-pub enum RouteEvent {
-    /// This route came or went.
-    Route(Route),
-    /// Something else changed that routes depend on.
-    Changed,
-    /// The kernel dropped events: look at everything again.
-    Lost,
-}
-
-/// Room for events that wait to be read.
-const EVENT_BUFFER_BYTES: u32 = 4 << 20;
 
 impl Netlink {
     /// Opens a socket in the namespace of this thread.
@@ -188,31 +174,6 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// Opens a socket that hears of changes to routes, rules, addresses and links
-    /// in this thread's namespace and, where the second value is true, in all that
-    /// this one has given an id: that takes CAP_NET_BROADCAST.
-    ///
-    /// # Errors
-    /// Where the socket cannot be made.
-    pub fn route_events() -> io::Result<(Self, bool, impl Stream<Item = RouteEvent>)> {
-        let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv4Rule,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv6Route,
-            MulticastGroup::Ipv6Rule,
-        ])?;
-        let socket = connection.socket_mut().socket_mut();
-        let all = socket.set_listen_all_namespaces(true).is_ok();
-        // A routing daemon changes thousands of routes at once.
-        socket.set_rx_buf_sz(EVENT_BUFFER_BYTES)?;
-        let task = tokio::spawn(connection);
-        let events = messages.map(|(message, _)| route_event(message));
-        Ok((Self { handle, task }, all, events))
-    }
-
     /// The id that this socket's namespace has given to the namespace `file`;
     /// `None` where it has given none.
     ///
@@ -270,18 +231,8 @@ fn link_event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent>
     }
 }
 
-fn route_event(message: NetlinkMessage<RouteNetlinkMessage>) -> RouteEvent {
-    match message.payload {
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message),
-        ) => route(&message).map_or(RouteEvent::Changed, RouteEvent::Route),
-        NetlinkPayload::Overrun(_) => RouteEvent::Lost,
-        _ => RouteEvent::Changed,
-    }
-}
-
 /// The route that a message tells of; none where it is no route of a table.
-fn route(message: &RouteMessage) -> Option<Route> {
+pub(super) fn route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     let unspecified: IpAddr = match header.address_family {
         AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),

@@ -1,0 +1,225 @@
+//! Changes of routes, rules, addresses and links, as netlink tells of them: those
+//! of our own namespace and of all that it has given an id.
+
+use std::{
+    io::{self, IoSliceMut},
+    os::fd::AsRawFd as _,
+};
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::{
+    cmsg_space, libc,
+    sys::socket::{
+        ControlMessageOwned, MsgFlags, NetlinkAddr, recvmsg, setsockopt,
+        sockopt::{RcvBuf, RcvBufForce},
+    },
+};
+use rtnetlink::{
+    MulticastGroup,
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::netlink;
+use crate::model::route::Route;
+
+/// Room for events that wait to be read: a routing daemon changes thousands of
+/// routes at once.
+const BUFFER_BYTES: usize = 4 << 20;
+/// Longest datagram: the kernel's are no longer than a page or two.
+const DATAGRAM_BYTES: usize = 64 << 10;
+
+/// Something happened to the routing of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteEvent {
+    /// The id that our namespace has given it; `None` for our own.
+    pub nsid: Option<i32>,
+    /// What.
+    pub change: Change,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This route came or went.
+    Route(Route),
+    /// Something else changed that routes depend on.
+    Other,
+    /// The kernel dropped events, of whatever namespace.
+    Lost,
+}
+
+/// A socket that hears of changes.
+pub struct RouteEvents {
+    socket: AsyncFd<Socket>,
+    buffer: Vec<u8>,
+    /// Whether other namespaces than ours are heard.
+    pub hears_others: bool,
+}
+
+impl RouteEvents {
+    /// Opens it in the namespace of this thread. To hear of other namespaces takes
+    /// CAP_NET_BROADCAST.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.set_non_blocking(true)?;
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv6Rule,
+        ];
+        let mask = groups
+            .iter()
+            .fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+        socket.bind(&SocketAddr::new(0, mask))?;
+        let hears_others = socket.set_listen_all_namespaces(true).is_ok();
+        // Beyond the system's limit where we may, else up to it.
+        setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)
+            .or_else(|_| setsockopt(&socket, RcvBuf, &BUFFER_BYTES))?;
+        #[expect(
+            unsafe_code,
+            reason = "tokio wants a promise about the file descriptor"
+        )]
+        // SAFETY: the socket owns its descriptor, which stays open and the same until
+        // the socket is dropped, with this `AsyncFd`.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(Self {
+            socket,
+            buffer: vec![0; DATAGRAM_BYTES],
+            hears_others,
+        })
+    }
+
+    /// Waits for events.
+    pub async fn next(&mut self) -> Vec<RouteEvent> {
+        loop {
+            let Ok(mut ready) = self.socket.readable().await else {
+                // The runtime is going down.
+                return std::future::pending().await;
+            };
+            match ready.try_io(|socket| receive(socket.get_ref(), &mut self.buffer)) {
+                Ok(Ok((len, nsid))) => return events(&self.buffer[..len], nsid),
+                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    let change = Change::Lost;
+                    return vec![RouteEvent { nsid: None, change }];
+                }
+                Ok(Err(error)) => log::debug!("route events: {error}"),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// Reads one datagram, and whose it is.
+fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, Option<i32>)> {
+    let mut control = cmsg_space!(i32);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<NetlinkAddr>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
+    let nsid = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Unknown(control)
+            if control.cmsg_header.cmsg_level == libc::SOL_NETLINK
+                && control.cmsg_header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID =>
+        {
+            let bytes = control.data_bytes.get(..4)?;
+            Some(i32::from_ne_bytes(bytes.try_into().ok()?))
+        }
+        _ => None,
+    });
+    Ok((message.bytes, nsid))
+}
+
+/// The events in a datagram. One that cannot be read is a change of some kind.
+fn events(mut datagram: &[u8], nsid: Option<i32>) -> Vec<RouteEvent> {
+    let mut events = Vec::new();
+    while !datagram.is_empty() {
+        let (change, len) = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) {
+            Ok(message) => {
+                let len = message.header.length as usize;
+                let change = match message.payload {
+                    NetlinkPayload::InnerMessage(
+                        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+                    ) => netlink::route(&route).map_or(Change::Other, Change::Route),
+                    _ => Change::Other,
+                };
+                (change, len)
+            }
+            // Its length may be nonsense too.
+            Err(_) => (Change::Other, datagram.len()),
+        };
+        events.push(RouteEvent { nsid, change });
+        // Messages are aligned to four bytes.
+        let next = len.max(1).next_multiple_of(4).min(datagram.len());
+        datagram = &datagram[next..];
+    }
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::NetlinkMessage;
+    use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+
+    use super::*;
+
+    fn datagram() -> Vec<u8> {
+        let mut route = RouteMessage::default();
+        route.header.address_family = netlink_packet_route::AddressFamily::Inet;
+        route.header.destination_prefix_length = 24;
+        route.attributes = vec![
+            RouteAttribute::Destination(std::net::IpAddr::from([198, 51, 100, 0]).into()),
+            RouteAttribute::Oif(7),
+        ];
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_datagram_may_hold_several_messages() {
+        let one = datagram();
+        let both = [one.clone(), one].concat();
+        let found = events(&both, Some(3));
+        assert_eq!(found.len(), 2);
+        for event in found {
+            assert_eq!(event.nsid, Some(3));
+            let Change::Route(route) = event.change else {
+                panic!("{:?}", event.change)
+            };
+            assert_eq!(route.prefix.to_string(), "198.51.100.0/24");
+            assert_eq!(route.hops[0].ifindex, Some(7));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_change_and_no_panic() {
+        let whole = datagram();
+        let mut random = fastrand::Rng::with_seed(11);
+        for len in 0..whole.len() {
+            events(&whole[..len], None);
+        }
+        for _ in 0..20_000 {
+            let mut bytes = whole.clone();
+            for _ in 0..random.usize(1..6) {
+                let at = random.usize(..bytes.len());
+                bytes[at] = random.u8(..);
+            }
+            assert!(!events(&bytes, None).is_empty());
+        }
+    }
+}
