@@ -250,3 +250,77 @@ fn two_at_once_both_count_exactly() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+/// The ids of TCX links that netobs holds.
+fn tcx_links(pid: u32) -> anyhow::Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // Descriptors come and go.
+        let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+        let value = |key: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(key))
+                .map(|value| value.trim().to_owned())
+        };
+        if value("link_type:").is_some_and(|kind| kind == "tcx") {
+            ids.extend(value("link_id:"));
+        }
+    }
+    Ok(ids)
+}
+
+/// Programs that somebody takes off hang there again, and what passed meanwhile is
+/// in nobody's account but the kernel's.
+#[test]
+fn what_others_take_off_hangs_there_again_and_is_told() -> anyhow::Result<()> {
+    for clsact in [false, true] {
+        let lab = Lab::new()?;
+        quiet_pair(&lab)?;
+        let args: &[&str] = if clsact { &[CLSACT] } else { &[] };
+        let mut watch = Watch::start(&lab, args)?;
+        let before = watch.at_rest(&lab, &links())?;
+        before.reconciles();
+        assert!(common::warnings(&before.sample, "programs_detached").is_empty());
+        let pinging = |times: &str| ping(&lab, &Netns::Named("a".to_owned()), "10.9.0.2", &[times]);
+        pinging("-c3")?;
+        watch.at_rest(&lab, &links())?.reconciles();
+        if clsact {
+            for end in ENDS {
+                lab.shell(&format!("tc qdisc del dev {end} clsact"))?;
+            }
+        } else {
+            let links = tcx_links(watch.proc.pid())?;
+            assert!(links.len() >= 4, "{links:?}");
+            for id in links {
+                lab.command("bpftool")
+                    .args(["link", "detach", "id", &id])
+                    .text()?;
+            }
+        }
+        pinging("-c4")?;
+        watch.until("all back", |sample| {
+            // Of the bridge too.
+            common::warnings(sample, "programs_detached").len() >= 2
+        })?;
+        pinging("-c5")?;
+        let rest = watch.at_rest(&lab, &links())?;
+        for row in ["a", "b"] {
+            let eth0 = interface(&rest.sample, row, "eth0");
+            for direction in ["rx", "tx"] {
+                let counted = common::count(&eth0[direction]["ipv4"]["icmp"], "packets");
+                let missing = eth0["unaccounted"][direction].as_i64();
+                // Those that passed before the programs were back, all four or fewer.
+                let missing = missing
+                    .and_then(|n| u64::try_from(n).ok())
+                    .unwrap_or(u64::MAX);
+                assert!((1..=4).contains(&missing), "{direction}: {eth0}");
+                assert_eq!(counted + missing, 12, "{direction}: {eth0}");
+            }
+        }
+        let output = watch.end()?;
+        assert!(output.stderr.is_empty(), "{output:?}");
+        // Nothing is left, and nothing was taken away twice.
+        assert_eq!(ours(&lab)?, 0);
+    }
+    Ok(())
+}

@@ -342,3 +342,37 @@ fn what_does_not_fit_is_told_and_strict_ends_with_5() -> anyhow::Result<()> {
     assert_eq!(code(&output)?, 0, "{output:?}");
     Ok(())
 }
+
+/// Root's power is not kept for longer than it takes to give it up.
+#[test]
+fn only_what_is_needed_is_kept() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    connected(&lab, "alone")?;
+    for watch in [Watch::start(&lab, &[])?, Watch::routes(&lab, &[])?] {
+        let pid = watch.proc.pid();
+        // Of every thread.
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let status = fs::read_to_string(task?.path().join("status"))?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.map(str::trim).unwrap_or_default().to_owned()
+            };
+            assert_eq!(field("NoNewPrivs:"), "1");
+            // dac_read_search 2, net_broadcast 11, net_admin 12, sys_ptrace 19,
+            // sys_admin 21, perfmon 38, bpf 39, of which the machine may have less.
+            let allowed = [2, 11, 12, 19, 21, 38, 39]
+                .iter()
+                .fold(0u64, |set, n| set | 1 << n);
+            for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+                let kept = u64::from_str_radix(&field(set), 16)?;
+                assert_eq!(kept & !allowed, 0, "{set} {kept:x}");
+                assert_ne!(kept & (1 << 39), 0, "{set} {kept:x}");
+            }
+            for set in ["CapInh:", "CapAmb:"] {
+                assert_eq!(u64::from_str_radix(&field(set), 16)?, 0, "{set}");
+            }
+        }
+        watch.end()?;
+    }
+    Ok(())
+}

@@ -81,6 +81,10 @@ fn start_log(verbose: u8) {
 }
 
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    // There are no other threads yet.
+    if let Err(error) = privilege::reduce() {
+        log::debug!("capabilities: {error:#}");
+    }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -30,6 +30,15 @@ pub struct Attached {
 }
 
 impl Attached {
+    /// Nothing hangs.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            hook: Hook::None,
+            links: Vec::new(),
+        }
+    }
+
     /// Lets go without taking anything off: for an interface that is gone
     /// with its namespace, whose index may be another's by now.
     pub fn forget(self) {

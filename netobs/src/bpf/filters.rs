@@ -62,6 +62,18 @@ pub async fn on(netlink: &Netlink, ifindex: u32, ingress: bool) -> anyhow::Resul
     Ok(messages.into_iter().filter_map(filter).collect())
 }
 
+/// Whether the programs with these ids hang on the ingress and the egress hook of
+/// an interface. Without a qdisc there are none.
+pub async fn have(netlink: &Netlink, ifindex: u32, [ingress, egress]: [u32; 2]) -> bool {
+    for (is_ingress, id) in [(true, ingress), (false, egress)] {
+        let filters = on(netlink, ifindex, is_ingress).await.unwrap_or_default();
+        if !filters.iter().any(|filter| filter.program == Some(id)) {
+            return false;
+        }
+    }
+    true
+}
+
 /// Removes the filters of dead netobs processes from `links`.
 ///
 /// # Errors

@@ -172,6 +172,15 @@ impl Programs {
         classifier(&mut self.ebpf, name)
     }
 
+    /// The kernel's ids of the programs for ingress and egress.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn ids(&mut self) -> anyhow::Result<[u32; 2]> {
+        let mut id = |name| anyhow::Ok(self.classifier(name)?.info()?.id());
+        Ok([id(names::PROG_INGRESS)?, id(names::PROG_EGRESS)?])
+    }
+
     /// The counters.
     #[must_use]
     pub fn counters(&self) -> &CounterMemory {

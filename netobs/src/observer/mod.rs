@@ -27,6 +27,7 @@ pub use routing::RoutingObserver;
 use crate::{
     bpf::{
         attach::{self, Attached},
+        chain, filters,
         object::{Capacity, Programs},
         qdisc,
     },
@@ -40,7 +41,12 @@ use crate::{
         counters::{Counters, Directions, KernelCounters},
         sample::{self, Hook, NsKey, Sample, State, Warning},
     },
-    world::{gather::Machine, netlink::CountersByIndex, netns, rcu::Expedited},
+    world::{
+        gather::Machine,
+        netlink::{CountersByIndex, Netlink},
+        netns,
+        rcu::Expedited,
+    },
 };
 
 /// After this time what failed is tried again.
@@ -77,7 +83,12 @@ struct Observed {
     baseline: Option<Directions<Baseline>>,
     /// The kernel's counters as read last, namespace's directions.
     kernel: Option<Directions<KernelCounters>>,
+    /// How often somebody else took our programs off.
+    detached: u32,
 }
+
+/// Between looks whether our programs still hang where they should.
+const VERIFY: Duration = Duration::from_secs(2);
 
 /// From so many interfaces at once on, grace periods are worth shortening.
 const MANY: usize = 4;
@@ -111,6 +122,7 @@ pub struct Observer {
     past: HashMap<NsKey, Past>,
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
+    verified: Instant,
 }
 
 impl Observer {
@@ -132,6 +144,7 @@ impl Observer {
             past: HashMap::new(),
             rows: BTreeMap::new(),
             gone: Vec::new(),
+            verified: Instant::now(),
         })
     }
 
@@ -219,6 +232,7 @@ impl Observer {
         if !fresh.is_empty() {
             self.read_kernel(machine, Some(&fresh)).await;
         }
+        self.verify(machine).await;
         self.inside
             .retain(|key, _| self.observed.keys().any(|spot| spot.scope == *key));
     }
@@ -282,9 +296,6 @@ impl Observer {
         interface: &Interface,
         machine: &Machine,
     ) -> anyhow::Result<Observed> {
-        let mode = self.settings.tc_mode;
-        let host_key = self.host_key;
-        let path = machine.path_of(spot.scope);
         let programs = self.programs(spot.scope)?;
         let capacity = programs.counters().slots();
         let Some(slot) = programs.take_slot() else {
@@ -293,23 +304,11 @@ impl Observer {
         };
         let entry = SlotEntry::new(slot, flags(interface));
         let name = interface.place.name();
-        let mut made_qdisc = false;
-        let result = programs.direct(spot.ifindex, entry).and_then(|()| {
-            let attach = |programs: &mut Programs, made: &mut bool| {
-                attach::attach(programs, name, spot.ifindex, mode, made)
-            };
-            if spot.scope == host_key {
-                return attach(programs, &mut made_qdisc);
-            }
-            let file = netns::open(&path.context("the namespace has ended")?)?;
-            netns::within(&file, || {
-                if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
-                    anyhow::ensure!(expected == cookie, "the namespace has ended");
-                }
-                attach(programs, &mut made_qdisc)
-            })?
-        });
-        let result = match result {
+        let result = programs
+            .direct(spot.ifindex, entry)
+            .and_then(|()| self.hang(spot, name, machine));
+        let programs = self.programs(spot.scope)?;
+        match result {
             Ok(attached) => Ok(Observed {
                 owner,
                 interface: interface.clone(),
@@ -318,17 +317,110 @@ impl Observer {
                 since: SystemTime::now(),
                 baseline: None,
                 kernel: None,
+                detached: 0,
             }),
             Err(error) => {
                 programs.direct(spot.ifindex, SlotEntry::NONE)?;
                 programs.give_back(slot)?;
                 Err(error)
             }
+        }
+    }
+
+    /// Attaches the programs of `spot`, in the namespace that it is in.
+    fn hang(&mut self, spot: Spot, name: &str, machine: &Machine) -> anyhow::Result<Attached> {
+        let mode = self.settings.tc_mode;
+        let in_host = spot.scope == self.host_key;
+        let path = machine.path_of(spot.scope);
+        let programs = self.programs(spot.scope)?;
+        let mut made_qdisc = false;
+        let mut attach = |programs: &mut Programs| {
+            attach::attach(programs, name, spot.ifindex, mode, &mut made_qdisc)
+        };
+        let result = if in_host {
+            attach(programs)
+        } else {
+            let file = netns::open(&path.context("the namespace has ended")?)?;
+            netns::within(&file, || {
+                if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
+                    anyhow::ensure!(expected == cookie, "the namespace has ended");
+                }
+                attach(programs)
+            })?
         };
         if made_qdisc {
             self.made_qdiscs.insert(spot);
         }
         result
+    }
+
+    /// Looks whether our programs still hang where they should, and hangs them there
+    /// again: qdiscs and links may be taken away by others. Slot and baseline stay,
+    /// so that what passed meanwhile is unaccounted for all to see.
+    async fn verify(&mut self, machine: &Machine) {
+        if self.verified.elapsed() < VERIFY {
+            return;
+        }
+        self.verified = Instant::now();
+        let spots: Vec<Spot> = self.observed.keys().copied().collect();
+        for spot in spots {
+            if self.still_hangs(spot, machine).await.unwrap_or(true) {
+                continue;
+            }
+            let Some(observed) = self.observed.get_mut(&spot) else {
+                continue;
+            };
+            let name = observed.interface.place.name().to_owned();
+            info!("{name}: somebody took the programs off");
+            observed.detached += 1;
+            // What is left of them goes first, where it is.
+            let left = std::mem::replace(&mut observed.attached, Attached::none());
+            let file = machine
+                .path_of(spot.scope)
+                .and_then(|path| netns::open(&path).ok());
+            match file {
+                Some(file) if spot.scope != self.host_key => {
+                    let _ended = netns::within(&file, || drop(left));
+                }
+                _ => drop(left),
+            }
+            match self.hang(spot, &name, machine) {
+                Ok(attached) => {
+                    if let Some(observed) = self.observed.get_mut(&spot) {
+                        observed.attached = attached;
+                    }
+                }
+                Err(error) => {
+                    debug!("{name}: {error:#}");
+                    self.failed
+                        .insert(spot, (format!("{error:#}"), Instant::now()));
+                    self.retire(spot, true);
+                }
+            }
+        }
+    }
+
+    /// Whether the programs of `spot` hang there; an error is no answer.
+    async fn still_hangs(&mut self, spot: Spot, machine: &Machine) -> anyhow::Result<bool> {
+        let ids = self.programs(spot.scope)?.ids()?;
+        let observed = self.observed.get(&spot).context("not observed")?;
+        let name = observed.interface.place.name();
+        let hook = observed.attached.hook;
+        if spot.scope == self.host_key {
+            return match hook {
+                Hook::Clsact => Ok(filters::have(machine.netlink(), spot.ifindex, ids).await),
+                Hook::Tcx | Hook::None => chain::has(name, ids),
+            };
+        }
+        let path = machine.path_of(spot.scope).context("it has ended")?;
+        let file = netns::open(&path)?;
+        match hook {
+            Hook::Clsact => {
+                let (netlink, _) = Netlink::open_in(&file)?;
+                Ok(filters::have(&netlink, spot.ifindex, ids).await)
+            }
+            Hook::Tcx | Hook::None => netns::within(&file, || chain::has(name, ids))?,
+        }
     }
 
     /// Takes the programs off `spot` and remembers what they counted.
@@ -385,6 +477,7 @@ impl Observer {
             since,
             baseline,
             kernel: _,
+            detached: _,
         } = observed;
         let hook = attached.hook;
         if ended {
@@ -553,6 +646,7 @@ impl Observer {
             .collect();
         namespaces.append(&mut self.gone);
         warnings.extend(doubts(&namespaces));
+        warnings.extend(self.detached());
         let observer = self.about();
         warnings.extend(own_doubts(&observer));
         Sample {
@@ -592,6 +686,24 @@ impl Observer {
                 ..described
             },
         }
+    }
+
+    /// Whose programs somebody else has taken off.
+    fn detached(&self) -> impl Iterator<Item = Warning> + '_ {
+        let all = self
+            .observed
+            .values()
+            .filter(|observed| observed.detached > 0);
+        all.map(|observed| Warning {
+            code: "programs_detached".to_owned(),
+            namespace: self.rows.get(&observed.owner).map(|row| row.name.clone()),
+            message: format!(
+                "{}: somebody else took our programs off ({} times); they hang there again, and what \
+                 passed meanwhile is in the kernel's counters only (unaccounted)",
+                observed.interface.place.name(),
+                observed.detached
+            ),
+        })
     }
 
     fn about(&self) -> sample::Observer {

@@ -1,6 +1,6 @@
 //! What this process may do.
 
-use caps::{CapSet, Capability};
+use caps::{CapSet, Capability, CapsHashSet};
 
 /// A capability and what netobs needs it for.
 pub struct Need {
@@ -48,6 +48,39 @@ pub fn has(capability: Capability) -> bool {
 /// The needs that are not met.
 pub fn missing() -> impl Iterator<Item = &'static Need> {
     NEEDS.iter().filter(|need| !has(need.capability))
+}
+
+/// Kept besides, where we have them: to hear of routes in other namespaces, and to
+/// look into the folders of other users' engines.
+const USEFUL: [Capability; 2] = [
+    Capability::CAP_NET_BROADCAST,
+    Capability::CAP_DAC_READ_SEARCH,
+];
+
+/// Gives up every capability that netobs has no use for, and the way to get any
+/// back. To be called before there are other threads: capabilities are a thread's.
+///
+/// # Errors
+/// Where the kernel refuses; what could be given up is.
+pub fn reduce() -> anyhow::Result<()> {
+    let keep: CapsHashSet = NEEDS
+        .iter()
+        .map(|need| need.capability)
+        .chain(USEFUL)
+        .collect();
+    // First, while we may. Without CAP_SETPCAP the set bounds nobody but us, who
+    // start no other program.
+    for capability in caps::all().difference(&keep) {
+        let _not_permitted = caps::drop(None, CapSet::Bounding, *capability);
+    }
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        let have = caps::read(None, set)?;
+        caps::set(None, set, &have.intersection(&keep).copied().collect())?;
+    }
+    nix::sys::prctl::set_no_new_privs()?;
+    Ok(())
 }
 
 /// How to get what is missing, for people.
