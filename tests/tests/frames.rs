@@ -20,7 +20,7 @@ use wire::{DEVICE, Wire};
 /// BPF_PROG_TEST_RUN puts frames on the loopback interface of the namespace.
 const LO: u32 = 1;
 /// Random frames, over both programs.
-const FRAMES: u64 = 120_000;
+const FRAMES: u64 = 1_000_000;
 
 /// The programs with one slot for `lo`.
 struct Bench {
