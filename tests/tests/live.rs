@@ -7,8 +7,11 @@
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
+use std::os::unix::net::UnixDatagram;
+
 use common::{Link, Watch, count, growth, namespace, observes, parsed, ping, rows, warnings};
 use netobs_tests::{Lab, image};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// Every sample that shows this row.
@@ -209,5 +212,35 @@ fn names_and_counts_survive_an_engine_that_stops_and_one_that_is_killed() -> any
             .all(|row| row["state"] == "up")
     );
     watch.end()?;
+    Ok(())
+}
+
+/// systemd's `Type=notify`, and its watchdog.
+#[test]
+fn a_service_manager_hears_of_ready_alive_and_stopping() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    let path = lab.tmp().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(common::SOON))?;
+    let hear = || -> anyhow::Result<String> {
+        let mut buffer = [0; 256];
+        let len = manager.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..len]).trim().to_owned())
+    };
+    let mut watch = lab
+        .netobs(["watch", "-o", "json", "-i", "200ms"])?
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "400000")
+        .start()?;
+    assert_eq!(hear()?, "READY=1");
+    for _ in 0..3 {
+        assert_eq!(hear()?, "WATCHDOG=1");
+    }
+    watch.end(Signal::SIGTERM, common::SOON)?.success()?;
+    let mut last = hear()?;
+    while last == "WATCHDOG=1" {
+        last = hear()?;
+    }
+    assert_eq!(last, "STOPPING=1");
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
+use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{self, MissedTickBehavior},
@@ -39,6 +40,39 @@ const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
 const REFRESH: Duration = Duration::from_secs(1);
 /// How long a reader has to take the last samples after a signal.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Tells a service manager that waits for it (systemd's `Type=notify` and
+/// `WatchdogSec=`); nobody else is told.
+struct Manager {
+    watchdog: time::Interval,
+    watched: bool,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let patience = sd_notify::watchdog_enabled();
+        // Twice in its time, as systemd asks for.
+        let every = patience.map_or(REFRESH, |patience| patience / 2);
+        let mut watchdog = time::interval(every.max(Duration::from_millis(1)));
+        watchdog.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Self {
+            watchdog,
+            watched: patience.is_some(),
+        }
+    }
+
+    fn tell(state: NotifyState<'_>) {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            log::debug!("tell the service manager: {error}");
+        }
+    }
+
+    /// Says that we are alive, when it is time to.
+    async fn alive(&mut self) {
+        self.watchdog.tick().await;
+        Self::tell(NotifyState::Watchdog);
+    }
+}
 
 /// A sample, ready to be written.
 pub(super) struct Frame {
@@ -112,6 +146,8 @@ pub(super) async fn run<S: Subject>(
         return Err(problem);
     }
 
+    let mut manager = Manager::new();
+    Manager::tell(NotifyState::Ready);
     let mut output = Output::start();
     let first = if pace.once {
         Duration::ZERO
@@ -173,8 +209,10 @@ pub(super) async fn run<S: Subject>(
                 if let Err(error) = run.look(Depth::Periodic).await { break Err(error.into()); }
             }
             () = run.subject.event() => {}
+            () = manager.alive(), if manager.watched => {}
         }
     };
+    Manager::tell(NotifyState::Stopping);
     let Run {
         subject,
         machine,
