@@ -23,7 +23,7 @@ use std::{
 };
 
 use common::{Watch, count, inode, inside, namespace, ping, warnings};
-use netobs_tests::{Lab, netobs_binary};
+use netobs_tests::{Lab, netobs_binary, skip};
 use nix::sys::{
     signal::Signal,
     socket::{setsockopt, sockopt::BindToDevice},
@@ -259,7 +259,7 @@ fn a_vrf_is_a_table_of_its_own() -> anyhow::Result<()> {
     if !made.status.success() {
         // A kernel built without them has nothing to test.
         assert!(made.stderr.contains("Unknown device type"), "{made:?}");
-        eprintln!("SKIPPED: this kernel has no VRF");
+        skip("this kernel has no VRF");
         return Ok(());
     }
     lab.shell(

@@ -77,8 +77,9 @@ pub(crate) struct Run {
 
 /// Set up what is missing, then lints, all tests and the leak check
 ///
-/// Ends with one line of totals, `N passed, N failed`, in which anything that
-/// the tests left on the machine counts as one failed.
+/// Ends with one line of totals, `N passed, N failed, N skipped`, in which anything
+/// that the tests left on the machine counts as one failed. Tests are skipped only
+/// where the machine lacks what they need, and each says what.
 #[derive(Args, Debug)]
 pub(crate) struct Test {
     #[command(flatten)]
