@@ -62,7 +62,12 @@ impl KernelTypes {
     /// # Errors
     /// Where it cannot be read, or is no BTF.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let contents = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let contents = std::fs::read(path).with_context(|| {
+            format!(
+                "read {} (it takes a kernel with CONFIG_DEBUG_INFO_BTF)",
+                path.display()
+            )
+        })?;
         Self::parse(contents).with_context(|| format!("read {}", path.display()))
     }
 

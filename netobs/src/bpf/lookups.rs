@@ -51,7 +51,7 @@ unsafe impl Pod for Bits<Astray> {}
 macro_rules! plain {
     ($($kind:ty),*) => { $(
         #[expect(unsafe_code, reason = "the kernel fills it with bytes")]
-        // SAFETY: as above.
+        // SAFETY: integers only, no padding (asserted in netobs-common).
         unsafe impl Bytes for $kind {}
     )* };
 }
@@ -389,34 +389,27 @@ impl LookupPrograms {
         sum
     }
 
-    /// How full the maps are, given how many entries were read.
+    /// How full the map of namespaces is, given how many entries were read.
     #[must_use]
-    pub fn maps(&self, namespaces: usize, destinations: usize, failures: usize) -> Vec<MapInfo> {
-        let astray = self.astray();
-        let map = |name: &str, entries: usize, capacity: u32, full: u64| MapInfo {
-            name: name.to_owned(),
-            entries: entries as u64,
-            capacity: capacity.into(),
-            full,
-        };
-        let settings = &self.settings;
-        let mut maps = vec![map(
-            names::MAP_LOOKUPS,
-            namespaces,
-            settings.namespaces,
-            astray.lookups_full,
-        )];
-        if settings.detail {
-            maps.push(map(
-                names::MAP_HITS,
-                destinations,
-                settings.destinations,
-                astray.hits_full,
-            ));
+    pub fn namespaces_map(&self, entries: usize) -> MapInfo {
+        let full = self.astray().lookups_full;
+        map_info(names::MAP_LOOKUPS, entries, self.settings.namespaces, full)
+    }
+
+    /// How full the maps of routes and destinations are, likewise.
+    #[must_use]
+    pub fn detail_maps(&self, destinations: usize, failures: usize) -> [MapInfo; 2] {
+        let Settings {
+            destinations: most_destinations,
+            failures: most_failures,
+            ..
+        } = self.settings;
+        let full = self.astray().hits_full;
+        [
+            map_info(names::MAP_HITS, destinations, most_destinations, full),
             // The least recent failure makes room: it is never full.
-            maps.push(map(names::MAP_FAILURES, failures, settings.failures, 0));
-        }
-        maps
+            map_info(names::MAP_FAILURES, failures, most_failures, 0),
+        ]
     }
 
     /// What the kernel says of the programs.
@@ -436,6 +429,15 @@ fn release_memory() {
         unsafe {
             nix::libc::malloc_trim(0);
         }
+    }
+}
+
+fn map_info(name: &str, entries: usize, capacity: u32, full: u64) -> MapInfo {
+    MapInfo {
+        name: name.to_owned(),
+        entries: entries as u64,
+        capacity: capacity.into(),
+        full,
     }
 }
 
@@ -525,7 +527,9 @@ fn brief(error: ProgramError) -> anyhow::Error {
 }
 
 fn attach_senders(ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    let root = cgroup::root().context("there is no cgroup2 file system")?;
+    let root = cgroup::root().context(
+        "there is no cgroup2 file system (mount the unified hierarchy, as on /sys/fs/cgroup/unified)",
+    )?;
     let cgroup = File::open(&root).with_context(|| format!("open {}", root.display()))?;
     for name in SENDER_PROGRAMS {
         let program: &mut CgroupSockAddr = ebpf

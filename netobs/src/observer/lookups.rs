@@ -15,7 +15,7 @@ use crate::{
     inventory::behalf::Source,
     model::{
         lookups::{Backend, Lookups},
-        sample::{Kind, NsKey, Sample, State, Warning},
+        sample::{Kind, MapInfo, NsKey, Sample, State, Warning},
     },
 };
 
@@ -184,8 +184,8 @@ impl LookupObserver {
                 ns.behalf.on_behalf = Some(on_behalf.clone());
             }
         }
-        let maps = programs.maps(lookups.len(), 0, 0);
-        sample.warnings.extend(map_doubts(&maps[..1]));
+        let map = programs.namespaces_map(lookups.len());
+        sample.warnings.extend(map_doubt(&map, "--max-namespaces"));
         if self.full {
             sample.warnings.push(Warning {
                 code: "map_full".to_owned(),
@@ -195,7 +195,7 @@ impl LookupObserver {
                     .to_owned(),
             });
         }
-        sample.observer.maps.extend(maps.into_iter().take(1));
+        sample.observer.maps.push(map);
         sample.observer.programs.extend(programs.programs());
         sample.observer.programs.sort_by(|a, b| a.name.cmp(&b.name));
         self.read = lookups;
@@ -263,15 +263,14 @@ impl LookupObserver {
     }
 }
 
-/// About maps that were too small.
-pub(super) fn map_doubts(
-    maps: &[crate::model::sample::MapInfo],
-) -> impl Iterator<Item = Warning> + '_ {
-    maps.iter().filter(|map| map.full > 0).map(|map| Warning {
+/// About a map that was too small, and the `option` that makes it larger.
+pub(super) fn map_doubt(map: &MapInfo, option: &str) -> Option<Warning> {
+    (map.full > 0).then(|| Warning {
         code: "map_full".to_owned(),
         namespace: None,
         message: format!(
-            "{} is full ({} entries): {} route lookups are in no account of their own",
+            "{} is full ({} entries): {} route lookups are in no account of their own; {option} makes \
+             room for more",
             map.name, map.capacity, map.full
         ),
     })

@@ -5,6 +5,7 @@ mod doubts;
 mod lookups;
 mod names;
 mod past;
+mod presence;
 mod routing;
 
 use std::{
@@ -27,7 +28,6 @@ pub use routing::RoutingObserver;
 use crate::{
     bpf::{
         attach::{self, Attached},
-        chain, filters,
         object::{Capacity, Programs},
         qdisc,
     },
@@ -41,12 +41,7 @@ use crate::{
         counters::{Counters, Directions, KernelCounters},
         sample::{self, Hook, NsKey, Sample, State, Warning},
     },
-    world::{
-        gather::Machine,
-        netlink::{CountersByIndex, Netlink},
-        netns,
-        rcu::Expedited,
-    },
+    world::{gather::Machine, netlink::CountersByIndex, netns, rcu::Expedited},
 };
 
 /// After this time what failed is tried again.
@@ -86,9 +81,6 @@ struct Observed {
     /// How often somebody else took our programs off.
     detached: u32,
 }
-
-/// Between looks whether our programs still hang where they should.
-const VERIFY: Duration = Duration::from_secs(2);
 
 /// From so many interfaces at once on, grace periods are worth shortening.
 const MANY: usize = 4;
@@ -354,75 +346,6 @@ impl Observer {
         result
     }
 
-    /// Looks whether our programs still hang where they should, and hangs them there
-    /// again: qdiscs and links may be taken away by others. Slot and baseline stay,
-    /// so that what passed meanwhile is unaccounted for all to see.
-    async fn verify(&mut self, machine: &Machine) {
-        if self.verified.elapsed() < VERIFY {
-            return;
-        }
-        self.verified = Instant::now();
-        let spots: Vec<Spot> = self.observed.keys().copied().collect();
-        for spot in spots {
-            if self.still_hangs(spot, machine).await.unwrap_or(true) {
-                continue;
-            }
-            let Some(observed) = self.observed.get_mut(&spot) else {
-                continue;
-            };
-            let name = observed.interface.place.name().to_owned();
-            info!("{name}: somebody took the programs off");
-            observed.detached += 1;
-            // What is left of them goes first, where it is.
-            let left = std::mem::replace(&mut observed.attached, Attached::none());
-            let file = machine
-                .path_of(spot.scope)
-                .and_then(|path| netns::open(&path).ok());
-            match file {
-                Some(file) if spot.scope != self.host_key => {
-                    let _ended = netns::within(&file, || drop(left));
-                }
-                _ => drop(left),
-            }
-            match self.hang(spot, &name, machine) {
-                Ok(attached) => {
-                    if let Some(observed) = self.observed.get_mut(&spot) {
-                        observed.attached = attached;
-                    }
-                }
-                Err(error) => {
-                    debug!("{name}: {error:#}");
-                    self.failed
-                        .insert(spot, (format!("{error:#}"), Instant::now()));
-                    self.retire(spot, true);
-                }
-            }
-        }
-    }
-
-    /// Whether the programs of `spot` hang there; an error is no answer.
-    async fn still_hangs(&mut self, spot: Spot, machine: &Machine) -> anyhow::Result<bool> {
-        let ids = self.programs(spot.scope)?.ids()?;
-        let observed = self.observed.get(&spot).context("not observed")?;
-        let name = observed.interface.place.name();
-        let hook = observed.attached.hook;
-        if spot.scope == self.host_key {
-            return match hook {
-                Hook::Clsact => Ok(filters::have(machine.netlink(), spot.ifindex, ids).await),
-                Hook::Tcx | Hook::None => chain::has(name, ids),
-            };
-        }
-        let path = machine.path_of(spot.scope).context("it has ended")?;
-        let file = netns::open(&path)?;
-        match hook {
-            Hook::Clsact => {
-                let (netlink, _) = Netlink::open_in(&file)?;
-                Ok(filters::have(&netlink, spot.ifindex, ids).await)
-            }
-            Hook::Tcx | Hook::None => netns::within(&file, || chain::has(name, ids))?,
-        }
-    }
-
     /// Takes the programs off `spot` and remembers what they counted.
     async fn release(&mut self, spot: Spot, machine: &Machine, namespace_ended: bool) {
         let qdisc = self
@@ -686,24 +609,6 @@ impl Observer {
                 ..described
             },
         }
-    }
-
-    /// Whose programs somebody else has taken off.
-    fn detached(&self) -> impl Iterator<Item = Warning> + '_ {
-        let all = self
-            .observed
-            .values()
-            .filter(|observed| observed.detached > 0);
-        all.map(|observed| Warning {
-            code: "programs_detached".to_owned(),
-            namespace: self.rows.get(&observed.owner).map(|row| row.name.clone()),
-            message: format!(
-                "{}: somebody else took our programs off ({} times); they hang there again, and what \
-                 passed meanwhile is in the kernel's counters only (unaccounted)",
-                observed.interface.place.name(),
-                observed.detached
-            ),
-        })
     }
 
     fn about(&self) -> sample::Observer {

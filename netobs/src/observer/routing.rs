@@ -10,7 +10,7 @@ use netobs_common::routes::HitKey;
 
 use super::{
     describe::namespace,
-    lookups::{LookupObserver, map_doubts},
+    lookups::{LookupObserver, map_doubt},
     names::Names,
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         remarks,
         route::{Failure, Hit, Route},
         routing::{FailureShown, Routing, RoutingSample},
-        sample::{Host, Kind, NsKey, Observer, Sample, State, Warning},
+        sample::{Host, Kind, Namespace, NsKey, Observer, Sample, State, Warning},
     },
     world::{
         gather::Machine,
@@ -214,6 +214,7 @@ impl RoutingObserver {
         // Totals first: what fails meanwhile shall not look forgotten.
         let mut sample = self.totals(host, time, warnings);
         let mut failures = self.failures();
+        self.describe_maps(&mut sample, failures.values().map(Vec::len).sum());
         self.lookups.forget(&sample);
         let unattributed_failures = failures.remove(&0).unwrap_or_default();
         let past: HashMap<NsKey, Shown> = std::mem::take(&mut self.gone)
@@ -259,13 +260,10 @@ impl RoutingObserver {
             .values()
             .filter(|shown| self.selection.includes(&shown.row))
             .map(|shown| namespace(&shown.row));
-        let gone = self
-            .gone
-            .iter()
-            .map(|shown| crate::model::sample::Namespace {
-                state: State::Gone,
-                ..namespace(&shown.row)
-            });
+        let gone = self.gone.iter().map(|shown| Namespace {
+            state: State::Gone,
+            ..namespace(&shown.row)
+        });
         let mut sample = Sample {
             time,
             host,
@@ -275,16 +273,6 @@ impl RoutingObserver {
             warnings,
         };
         self.lookups.complete(&mut sample);
-        if let Some(programs) = self.lookups.programs() {
-            let entries = sample.observer.maps.first().map_or(0, |map| map.entries);
-            let maps = programs.maps(
-                usize::try_from(entries).unwrap_or(usize::MAX),
-                self.counted.len(),
-                programs.failures().map_or(0, |failures| failures.len()),
-            );
-            sample.warnings.extend(map_doubts(&maps[1..]));
-            sample.observer.maps = maps;
-        }
         for shown in self.shown.values() {
             if let Some(reason) = shown.row.reason.as_ref().or(shown.trouble.as_ref()) {
                 sample.warnings.push(Warning {
@@ -306,6 +294,17 @@ impl RoutingObserver {
             });
         }
         sample
+    }
+
+    /// Adds how full the maps of routes and destinations are.
+    fn describe_maps(&self, sample: &mut Sample, failures: usize) {
+        let Some(programs) = self.lookups.programs() else {
+            return;
+        };
+        let maps = programs.detail_maps(self.counted.len(), failures);
+        let doubt = map_doubt(&maps[0], "--max-destinations");
+        sample.warnings.extend(doubt);
+        sample.observer.maps.extend(maps);
     }
 
     /// What was counted since the last time.
@@ -398,11 +397,7 @@ impl RoutingObserver {
     }
 }
 
-fn routing(
-    ns: crate::model::sample::Namespace,
-    shown: &Shown,
-    failures: Vec<FailureShown>,
-) -> Routing {
+fn routing(ns: Namespace, shown: &Shown, failures: Vec<FailureShown>) -> Routing {
     let entries: Option<Vec<_>> = (shown.read && shown.trouble.is_none())
         .then(|| shown.book.entries().into_iter().cloned().collect());
     let told: u64 = failures.iter().map(|f| f.failure.count).sum();
