@@ -13,7 +13,7 @@ pub mod routes;
 
 /// Version of every layout and meaning in this crate. Raised when a reader
 /// built for an older version would misread a map.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of what the eBPF object holds.
 pub mod names {
@@ -27,6 +27,10 @@ pub mod names {
     pub const MAP_OWNERS: &str = "NETOBS_OWNERS";
     /// Per-CPU array with the one [`Stray`](super::Stray) record.
     pub const MAP_STRAY: &str = "NETOBS_STRAY";
+    /// Hash: cookie of a namespace to [`Netns`](super::Netns). Written by user space only.
+    pub const MAP_NETNS: &str = "NETOBS_NETNS";
+    /// Array with the one [`Meta`](super::Meta) record. Written by user space only.
+    pub const MAP_META: &str = "NETOBS_META";
     /// TC classifier for the ingress hook.
     pub const PROG_INGRESS: &str = "netobs_ingress";
     /// TC classifier for the egress hook.
@@ -98,6 +102,31 @@ pub struct Record {
     pub fragments: u64,
     /// Always 0: keeps the record a power of two.
     pub reserved: [u64; 18],
+}
+
+macro_rules! add_cells {
+    ($to:ident, $from:ident, $($cell:ident),*) => { $(
+        $to.$cell.packets += $from.$cell.packets;
+        $to.$cell.bytes += $from.$cell.bytes;
+        $to.$cell.segments += $from.$cell.segments;
+        $to.$cell.wire_bytes += $from.$cell.wire_bytes;
+    )* };
+}
+
+impl Record {
+    /// Adds all counters of `other`.
+    pub const fn add(&mut self, other: &Self) {
+        add_cells!(
+            self, other, ipv4_tcp, ipv4_udp, ipv4_icmp, ipv4_other, ipv6_tcp, ipv6_udp, ipv6_icmp,
+            ipv6_other, arp, other
+        );
+        self.syn += other.syn;
+        self.fin += other.fin;
+        self.rst += other.rst;
+        self.broadcast += other.broadcast;
+        self.multicast += other.multicast;
+        self.fragments += other.fragments;
+    }
 }
 
 /// IPv4, protocol TCP.
@@ -198,7 +227,19 @@ pub const fn record_index(slot: u32, direction: u32, cpu: u32, cpus: u32) -> u32
     (slot * DIRECTIONS + direction) * cpus + cpu
 }
 
-/// Which slot is which namespace and interface: for readers of pinned maps.
+/// Packets and bytes that the kernel had counted of an interface and direction
+/// before the programs came.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// skbs.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Which slot is which namespace and interface: for readers of pinned maps, and
+/// for the next netobs that finds them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotOwner {
@@ -206,7 +247,8 @@ pub struct SlotOwner {
     pub cookie: u64,
     /// Inode of the namespace, 0 while unknown.
     pub inode: u64,
-    /// Counts the owners of this slot, from 1; 0 while the slot is free.
+    /// Tells all owners of slots since boot apart, the later ones larger; 0 while
+    /// the slot is free.
     pub generation: u64,
     /// Index of the interface in the namespace that it belongs to, 0 while unknown.
     pub ifindex: u32,
@@ -214,8 +256,85 @@ pub struct SlotOwner {
     pub hook_ifindex: u32,
     /// Name of the interface in the namespace that it belongs to, NUL-padded.
     pub name: [u8; 16],
+    /// Since when it is observed, in nanoseconds since 1970.
+    pub since: u64,
+    /// `before_attach` of RX and TX, once [`BEFORE_FAST`](Self::BEFORE_FAST) is set.
+    pub before: [Before; DIRECTIONS as usize],
+    /// [`BEFORE_FAST`](Self::BEFORE_FAST), [`OWN_QDISC`](Self::OWN_QDISC).
+    pub flags: u32,
+    /// Handle of the clsact filters; 0 for TCX.
+    pub handle: u32,
+    /// How often somebody else took the programs off.
+    pub detached: u64,
     /// Always 0.
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 3],
+}
+
+impl SlotOwner {
+    /// [`before`](Self::before) of RX was read at rest and stands fast; shifted by
+    /// one, that of TX.
+    pub const BEFORE_FAST: u32 = 1;
+    /// The clsact qdisc was made by netobs.
+    pub const OWN_QDISC: u32 = 1 << 2;
+}
+
+/// Length of [`Netns::name`] in bytes.
+pub const NETNS_NAME: usize = 128;
+
+/// What is to be remembered of a namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Netns {
+    /// What its interfaces received that it no longer has.
+    pub rx: Record,
+    /// What they sent.
+    pub tx: Record,
+    /// The inode, 0 while unknown.
+    pub inode: u64,
+    /// [`SlotOwner::generation`] of the slot whose counters were added to
+    /// [`rx`](Self::rx) and [`tx`](Self::tx) last; 0 for none.
+    pub folded: u64,
+    /// 0 host, 1 container, 2 named, 3 process.
+    pub kind: u32,
+    /// Bytes of the name; longer ones are cut.
+    pub name_len: u32,
+    /// The row's name, UTF-8 unless cut within a character.
+    pub name: [u8; NETNS_NAME],
+}
+
+impl Default for Netns {
+    fn default() -> Self {
+        Self {
+            rx: Record::default(),
+            tx: Record::default(),
+            inode: 0,
+            folded: 0,
+            kind: 0,
+            name_len: 0,
+            name: [0; NETNS_NAME],
+        }
+    }
+}
+
+/// What the maps beside it are.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// [`ABI_VERSION`] of who made them; 0 while they are being made.
+    pub abi: u32,
+    /// CPU columns of [`names::MAP_COUNTERS`].
+    pub cpus: u32,
+    /// Cookie of the namespace in which the interfaces with indexes in
+    /// [`names::MAP_SLOTS`] are.
+    pub scope: u64,
+    /// SHA-256 of the object whose programs count, and of their settings.
+    pub object: [u8; 32],
+    /// The same for the programs that follow route lookups; zeros for none.
+    pub lookups: [u8; 32],
+    /// When the maps were made, in nanoseconds since 1970.
+    pub made: u64,
+    /// Always 0.
+    pub reserved: u64,
 }
 
 /// Packets that a program saw and could not credit to a slot.
@@ -235,7 +354,9 @@ const _: () = {
     assert!(offset_of!(Record, other) == CLASS_OTHER as usize * size_of::<Cell>());
     assert!(offset_of!(Record, syn) == CLASSES as usize * size_of::<Cell>());
     assert!(size_of::<SlotEntry>() == 4);
-    assert!(size_of::<SlotOwner>() == 64);
+    assert!(size_of::<SlotOwner>() == 128);
+    assert!(size_of::<Netns>() == 1176);
+    assert!(size_of::<Meta>() == 96);
     assert!(size_of::<Stray>() == 16);
 };
 

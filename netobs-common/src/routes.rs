@@ -13,8 +13,8 @@ pub mod names {
     pub const MAP_FAILURES: &str = "NETOBS_FAILURES";
     /// LRU hash: thread id to [`Sender`](super::Sender).
     pub const MAP_SENDERS: &str = "NETOBS_SENDERS";
-    /// Hash: [`BehalfKey`](super::BehalfKey) to a `u64` count. User space makes
-    /// the entries.
+    /// Hash: [`BehalfKey`](super::BehalfKey) to [`Behalf`](super::Behalf). User space
+    /// makes the entries.
     pub const MAP_BEHALF: &str = "NETOBS_BEHALF";
     /// Per-CPU array with the one [`Work`](super::Work) record.
     pub const MAP_WORK: &str = "NETOBS_WORK";
@@ -297,8 +297,22 @@ pub struct BehalfKey {
     pub source: [u8; 16],
     /// Index of the interface that the packet came in by, in our namespace.
     pub ifindex: u32,
-    /// `FAMILY_*`.
+    /// `FAMILY_*`; [`FAMILY_FORMER`] where `source` begins with a cookie and the
+    /// count is of addresses that the namespace no longer has.
     pub family: u32,
+}
+
+/// [`BehalfKey::family`] of what programs never meet.
+pub const FAMILY_FORMER: u32 = 2;
+
+/// How much was looked up for a source.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Behalf {
+    /// Decisions.
+    pub count: u64,
+    /// Cookie of the namespace that has the address, 0 for unknown.
+    pub owner: u64,
 }
 
 /// An ARP request whose lookup may be yet to come.
@@ -404,6 +418,8 @@ const _: () = {
     assert!(size_of::<FailureKey>() == 32);
     assert!(size_of::<Sender>() == 32);
     assert!(size_of::<BehalfKey>() == 24);
+    assert!(size_of::<Behalf>() == 16);
+    assert!(offset_of!(Behalf, count) == 0);
     assert!(size_of::<Astray>() == 32);
     assert!(size_of::<ArpNote>() == 16);
     assert!(size_of::<FlowNote>() == 120);

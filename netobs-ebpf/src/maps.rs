@@ -3,10 +3,11 @@
 
 use aya_ebpf::{
     Global,
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, PerCpuArray},
     macros::btf_map,
 };
-use netobs_common::{Record, SlotOwner, Stray};
+use netobs_common::{Meta, Netns, Record, SlotOwner, Stray};
 
 /// User space reads the counters without a system call.
 const BPF_F_MMAPABLE: usize = 1 << 10;
@@ -26,6 +27,13 @@ static NETOBS_COUNTERS: Array<Record, 1, BPF_F_MMAPABLE> = Array::new();
 
 #[btf_map]
 static NETOBS_OWNERS: Array<SlotOwner, 1> = Array::new();
+
+/// Memory as entries come.
+#[btf_map]
+static NETOBS_NETNS: HashMap<u64, Netns, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+#[btf_map]
+static NETOBS_META: Array<Meta, 1> = Array::new();
 
 #[btf_map]
 static NETOBS_STRAY: PerCpuArray<Stray, 1> = PerCpuArray::new();

@@ -1,7 +1,7 @@
 //! The command line as the user types it. [`config`](crate::config) makes
 //! sense of it; nobody else sees clap.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 
@@ -66,8 +66,8 @@ pub enum Command {
     Routes(RoutesArgs),
     /// What this kernel, host and user allow, and who else is attached where
     Doctor(DoctorArgs),
-    /// Remove clsact filters that a killed netobs left, and nothing else
-    Clean,
+    /// Remove what an ended netobs left (pins, clsact filters of ours), and nothing else
+    Clean(PinArgs),
     /// Print a completion script
     Completions {
         /// For which shell
@@ -147,11 +147,31 @@ pub struct WatchArgs {
     /// Leave route lookups alone: count packets only
     #[arg(long, env = "NETOBS_NO_LOOKUPS", value_parser = FalseyValueParser::new())]
     pub no_lookups: bool,
+    /// Leave programs, links and maps in the kernel on the way out: they go on counting, and the next
+    /// --pin run goes on with the same totals. `netobs clean` removes them
+    #[arg(long, env = "NETOBS_PIN", value_parser = FalseyValueParser::new())]
+    pub pin: bool,
+    /// Where that is.
+    #[command(flatten)]
+    pub pins: PinArgs,
     /// Leave /sys/kernel/rcu_expedited alone. Without this netobs sets it for the moment in which it
     /// attaches to many interfaces at once, which else hold up the host's link operations, and puts
     /// it back
     #[arg(long, env = "NETOBS_NO_EXPEDITE", value_parser = FalseyValueParser::new())]
     pub no_expedite: bool,
+}
+
+/// Where pins are.
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// Folder on a BPF file system for --pin
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/netobs",
+        env = "NETOBS_PIN_PATH"
+    )]
+    pub pin_path: PathBuf,
 }
 
 /// `netobs routes`.

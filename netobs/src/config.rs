@@ -1,6 +1,6 @@
 //! The validated configuration.
 
-use std::{env, io::IsTerminal as _, time::Duration};
+use std::{env, io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use crate::{
     cli,
@@ -88,6 +88,8 @@ pub struct Watch {
     pub expedite: bool,
     /// Observe route lookups.
     pub lookups: bool,
+    /// Where everything lives on.
+    pub pins: Option<PathBuf>,
 }
 
 /// `netobs routes`.
@@ -218,6 +220,7 @@ impl Watch {
             max_interfaces: args.max_interfaces,
             expedite: !args.no_expedite,
             lookups: !args.no_lookups,
+            pins: args.pin.then(|| args.pins.pin_path.clone()),
         })
     }
 }

@@ -18,7 +18,8 @@ pub fn forwarded(cookie: u64, ifindex: u32, family: u32, source: [u8; 16]) {
     };
     // Only addresses that user space knows have an entry: a flood of made-up
     // sources fills nothing.
-    if let Some(count) = maps::NETOBS_BEHALF.get_ptr_mut(key) {
-        account::add(count, 1);
+    if let Some(behalf) = maps::NETOBS_BEHALF.get_ptr_mut(key) {
+        // Its first field is the count.
+        account::add(behalf.cast(), 1);
     }
 }

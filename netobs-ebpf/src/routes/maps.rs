@@ -6,7 +6,7 @@ use aya_ebpf::{
     btf_maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
-use netobs_common::routes::{Astray, BehalfKey, FailureKey, HitKey, Lookups, Sender, Work};
+use netobs_common::routes::{Astray, Behalf, BehalfKey, FailureKey, HitKey, Lookups, Sender, Work};
 
 /// Memory as entries come: most machines have few.
 const GROW: usize = BPF_F_NO_PREALLOC as usize;
@@ -24,7 +24,7 @@ pub static NETOBS_FAILURES: LruHashMap<FailureKey, u64, 1> = LruHashMap::new();
 pub static NETOBS_SENDERS: LruHashMap<u32, Sender, 1> = LruHashMap::new();
 
 #[btf_map]
-pub static NETOBS_BEHALF: HashMap<BehalfKey, u64, 1, GROW> = HashMap::new();
+pub static NETOBS_BEHALF: HashMap<BehalfKey, Behalf, 1, GROW> = HashMap::new();
 
 #[btf_map]
 static NETOBS_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();

@@ -1,10 +1,10 @@
 //! `netobs clean`.
 
-use std::io::Write as _;
+use std::{io::Write as _, path::Path};
 
 use super::output;
 use crate::{
-    bpf::filters,
+    bpf::{filters, pins::PinFolder},
     error::{Cause, Failure},
     world::{
         gather::{Depth, Machine},
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-pub(super) async fn run() -> Result<(), Failure> {
+pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
     if !privilege::has(caps::Capability::CAP_NET_ADMIN) {
         return Err(Failure::words(
             Cause::NotPermitted,
@@ -23,11 +23,16 @@ pub(super) async fn run() -> Result<(), Failure> {
             ),
         ));
     }
+    let (folder, unpinned) = remove_pins(pin_path)?;
     let mut machine = Machine::open()?;
     let facts = machine.look(Depth::Periodic).await?;
-    let mut removed = 0;
+    let mut removed = usize::from(folder);
     let mut kept = 0;
     let mut out = std::io::stdout().lock();
+    if folder {
+        let path = crate::render::text::harmless(&pin_path.to_string_lossy());
+        output::finish(writeln!(out, "removed the pins in {path}"))?;
+    }
     let mut tell = |place: &str, left: filters::Left| {
         removed += left.removed.len();
         kept += left.alive;
@@ -44,7 +49,7 @@ pub(super) async fn run() -> Result<(), Failure> {
         .links
         .iter()
         .map(|l| (l.ifindex, l.name.as_str()));
-    let left = filters::remove_ours(machine.netlink(), links).await?;
+    let left = filters::remove_ours(machine.netlink(), links, &unpinned).await?;
     output::finish(tell("host", left))?;
     for ns in &facts.namespaces {
         let Ok(links) = &ns.links else { continue };
@@ -59,7 +64,7 @@ pub(super) async fn run() -> Result<(), Failure> {
             continue;
         };
         let links = links.iter().map(|l| (l.ifindex, l.name.as_str()));
-        let left = filters::remove_ours(&netlink, links).await?;
+        let left = filters::remove_ours(&netlink, links, &unpinned).await?;
         output::finish(tell(&format!("{}", ns.key()), left))?;
     }
     if kept > 0 {
@@ -69,4 +74,14 @@ pub(super) async fn run() -> Result<(), Failure> {
         eprintln!("netobs: nothing was left behind");
     }
     Ok(())
+}
+
+/// Removes the pins, if there are any; tells which classifiers were among them.
+fn remove_pins(path: &Path) -> anyhow::Result<(bool, Vec<u32>)> {
+    let Some(folder) = PinFolder::find(path)? else {
+        return Ok((false, Vec::new()));
+    };
+    let programs = folder.classifiers()?;
+    folder.remove()?;
+    Ok((true, programs))
 }

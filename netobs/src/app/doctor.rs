@@ -140,7 +140,7 @@ fn lookups() -> Check {
         destinations: 1,
         failures: 1,
     };
-    match LookupPrograms::start(settings) {
+    match LookupPrograms::start(settings, None) {
         Ok(programs) => {
             let doubts: Vec<&str> = programs
                 .doubts()

@@ -46,7 +46,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             let config = config::Doctor::new(&cli.global, args)?;
             block_on(doctor::run(config))
         }
-        Command::Clean => block_on(clean::run()),
+        Command::Clean(args) => block_on(clean::run(&args.pin_path)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "netobs", &mut script);

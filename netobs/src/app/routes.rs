@@ -41,13 +41,16 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     let machine = Machine::open()?;
     // Ahead of the first look: what changes after it is told.
     let events = RouteEvents::open().context("open a route socket")?;
-    let lookups = LookupObserver::start(Wanted::This(lookups::Settings {
-        detail: true,
-        host: machine.host_key().cookie().unwrap_or(0),
-        namespaces: config.pace.max_namespaces,
-        destinations: config.max_destinations,
-        failures: config.max_failures,
-    }));
+    let lookups = LookupObserver::start(
+        Wanted::This(lookups::Settings {
+            detail: true,
+            host: machine.host_key().cookie().unwrap_or(0),
+            namespaces: config.pace.max_namespaces,
+            destinations: config.max_destinations,
+            failures: config.max_failures,
+        }),
+        None,
+    );
     if lookups.backend() == Backend::None
         && let Some(doubt) = lookups.doubts().first()
         && let Some(failure) = not_permitted(&doubt.message)

@@ -1,6 +1,6 @@
 //! `netobs watch`.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
@@ -10,7 +10,7 @@ use super::{
     screen::Screen,
 };
 use crate::{
-    bpf::lookups,
+    bpf::{lookups, pins::PinFolder},
     config::{self, Format},
     error::{Cause, Failure},
     inventory::{behalf, build::Row, facts::Facts},
@@ -36,17 +36,29 @@ struct Traffic {
 pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let machine = Machine::open()?;
+    let pins = match (&config.pins, machine.host_key().cookie()) {
+        (None, _) => None,
+        (Some(path), Some(cookie)) => Some(Arc::new(PinFolder::open(path, cookie)?)),
+        (Some(_), None) => {
+            return Err(Failure::words(
+                Cause::Kernel,
+                "--pin: this kernel does not number its namespaces (SO_NETNS_COOKIE, since Linux 5.14)",
+            ));
+        }
+    };
     let observer = Observer::new(
         Settings {
             tc_mode: config.common.tc_mode,
             max_interfaces: config.max_interfaces,
             selection: config.scope.selection.clone(),
             expedite: config.expedite,
+            pins: pins.clone(),
         },
         machine.host_key(),
     )
     .map_err(explain)?;
-    let lookups = LookupObserver::start(wanted(&config, machine.host_key()));
+    let part = pins.as_deref().map(PinFolder::part);
+    let lookups = LookupObserver::start(wanted(&config, machine.host_key()), part);
     let (common, scope) = (config.common.clone(), config.scope.clone());
     let pace = config.pace;
     let traffic = Traffic {

@@ -58,6 +58,21 @@ impl CounterMemory {
         }
     }
 
+    /// The same as one record for each direction, RX first.
+    #[must_use]
+    pub fn records(&self, slot: u32) -> [Record; 2] {
+        [RX, TX].map(|direction| {
+            let mut sum = [0u64; WORDS];
+            for cpu in 0..self.cpus {
+                let index = record_index(slot, direction, cpu, self.cpus);
+                for (sum, cell) in sum.iter_mut().zip(self.words(index)) {
+                    *sum += cell.load(Ordering::Relaxed);
+                }
+            }
+            from_words(&sum)
+        })
+    }
+
     fn sum(&self, slot: u32, direction: u32) -> Counters {
         let mut sum = Counters::default();
         for cpu in 0..self.cpus {

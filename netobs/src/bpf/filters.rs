@@ -11,7 +11,7 @@ use netlink_packet_route::{
 };
 use netobs_common::names;
 
-use super::attach::{HANDLE_MAJOR, PRIORITY};
+use super::attach::{HANDLE_MAJOR, HANDLE_MAJOR_PINNED, PRIORITY};
 use crate::world::netlink::Netlink;
 
 /// What became of our filters on some interfaces.
@@ -40,7 +40,12 @@ impl Filter {
     pub fn is_ours(&self) -> bool {
         (self.name == names::PROG_INGRESS || self.name == names::PROG_EGRESS)
             && self.priority == PRIORITY
-            && self.handle >> 16 == u32::from(HANDLE_MAJOR)
+            && (self.handle >> 16 == u32::from(HANDLE_MAJOR) || self.outlives())
+    }
+
+    /// Whether it is to stay when its netobs ends.
+    fn outlives(&self) -> bool {
+        self.handle >> 16 == u32::from(HANDLE_MAJOR_PINNED)
     }
 }
 
@@ -74,13 +79,15 @@ pub async fn have(netlink: &Netlink, ifindex: u32, [ingress, egress]: [u32; 2]) 
     true
 }
 
-/// Removes the filters of dead netobs processes from `links`.
+/// Removes the filters of dead netobs processes from `links`, and among those that
+/// were to outlive them the ones of the `unpinned` programs.
 ///
 /// # Errors
 /// Where the kernel refuses.
 pub async fn remove_ours<'a>(
     netlink: &Netlink,
     links: impl Iterator<Item = (u32, &'a str)>,
+    unpinned: &[u32],
 ) -> anyhow::Result<Left> {
     let mut left = Left::default();
     let held = held_programs();
@@ -95,7 +102,10 @@ pub async fn remove_ours<'a>(
                 let dead = filter
                     .program
                     .zip(held.as_ref())
-                    .is_some_and(|(program, held)| !held.contains(&program));
+                    .is_some_and(|(program, held)| {
+                        !held.contains(&program)
+                            && (!filter.outlives() || unpinned.contains(&program))
+                    });
                 if !dead {
                     left.alive += 1;
                     continue;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs::File,
+    fs::{self, File},
     io::ErrorKind,
     path::Path,
 };
@@ -11,17 +11,21 @@ use anyhow::Context as _;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod, include_bytes_aligned,
     maps::{Map, MapData, PerCpuArray},
-    programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, ProgramError},
+    programs::{
+        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramInfo as KernelInfo,
+        links::FdLink,
+    },
 };
 use log::debug;
 use netobs_common::routes::{
-    ABSENT, Astray, BehalfKey, DROP_REASONS, FIELDS_DROP, FIELDS_IPV4, FIELDS_IPV6, FIELDS_RECEIVE,
-    FailureKey, Field, HitKey, Lookups, names,
+    ABSENT, Astray, Behalf, BehalfKey, DROP_REASONS, FAMILY_FORMER, FIELDS_DROP, FIELDS_IPV4,
+    FIELDS_IPV6, FIELDS_RECEIVE, FailureKey, Field, HitKey, Lookups, Sender, Work, names,
 };
 
 use super::{
     kernel_types::{DropReasons, KernelTypes, VMLINUX},
-    object::{cpus, program_infos},
+    object::{cpus, program_info, timed},
+    pins::{self, Part},
     raw_maps::{self, Bytes},
 };
 use crate::{
@@ -56,7 +60,7 @@ macro_rules! plain {
     )* };
 }
 
-plain!(HitKey, FailureKey, BehalfKey, Lookups);
+plain!(HitKey, FailureKey, BehalfKey, Behalf, Lookups);
 
 /// How to follow decisions, and how much room to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,9 +122,32 @@ const SENDER_PROGRAMS: [&str; 4] = [
     names::PROG_SENDMSG6,
 ];
 
+/// Sizes of keys and values of all maps. Those of tables are read as a whole.
+const MAPS: [(&str, usize, usize); 7] = [
+    (names::MAP_LOOKUPS, 8, size_of::<Lookups>()),
+    (names::MAP_HITS, size_of::<HitKey>(), 8),
+    (names::MAP_FAILURES, size_of::<FailureKey>(), 8),
+    (names::MAP_SENDERS, 4, size_of::<Sender>()),
+    (
+        names::MAP_BEHALF,
+        size_of::<BehalfKey>(),
+        size_of::<Behalf>(),
+    ),
+    (names::MAP_WORK, 4, size_of::<Work>()),
+    (names::MAP_ASTRAY, 4, size_of::<Astray>()),
+];
+
+/// All programs.
+fn programs() -> impl Iterator<Item = &'static str> {
+    FEATURES
+        .iter()
+        .map(|feature| feature.program)
+        .chain(SENDER_PROGRAMS)
+}
+
 /// The programs, attached, and their maps.
 pub struct LookupPrograms {
-    ebpf: Ebpf,
+    running: Running,
     lookups: MapData,
     hits: MapData,
     failures: MapData,
@@ -134,69 +161,102 @@ pub struct LookupPrograms {
     ipv6: bool,
 }
 
+/// Who keeps the programs.
+enum Running {
+    Here(Ebpf),
+    Pinned(Part),
+}
+
 impl LookupPrograms {
     /// Loads and attaches what this kernel allows. What does not work is in
-    /// [`doubts`](Self::doubts).
+    /// [`doubts`](Self::doubts). With `part`, goes on with what is pinned there, or
+    /// pins it.
     ///
     /// # Errors
     /// Where no lookups can be observed at all, with the reason.
-    pub fn start(settings: Settings) -> anyhow::Result<Self> {
-        let started = Self::load(settings);
+    pub fn start(settings: Settings, part: Option<&Part>) -> anyhow::Result<Self> {
+        let started = match part {
+            None => Self::load(settings, None),
+            Some(part) => Self::go_on(settings, part),
+        };
         release_memory();
         started
     }
 
-    fn load(settings: Settings) -> anyhow::Result<Self> {
-        let types = KernelTypes::read(Path::new(VMLINUX))?;
-        let mut doubts = Vec::new();
-        let mut offsets: BTreeMap<&'static str, u32> = BTreeMap::new();
-        let mut usable = Vec::new();
-        for feature in &FEATURES {
-            let found: Result<Vec<(&str, u32)>, String> = feature
-                .fields
-                .iter()
-                .map(|field| Ok((field.global, types.offset(field)?)))
-                .collect();
-            match found {
-                Ok(found) => {
-                    offsets.extend(found);
-                    usable.push(feature);
-                }
-                Err(field) => doubts.push(limited(format!(
-                    "{}: this kernel's types have no {field}",
-                    feature.purpose
-                ))),
+    /// Takes what is pinned in `part` off: it counts no longer, what it counted stays.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn take_off(part: &Part) -> anyhow::Result<()> {
+        programs().try_for_each(|name| pins::remove_file(&part.link(name)))
+    }
+
+    /// Goes on with the same programs where nothing has changed, else with new ones
+    /// over the same maps.
+    fn go_on(mut settings: Settings, part: &Part) -> anyhow::Result<Self> {
+        for (name, key, value) in MAPS {
+            let path = part.object(name);
+            if !path.exists() {
+                continue;
+            }
+            let entries = pins::pinned(&path, key, value)?.info()?.max_entries();
+            match name {
+                names::MAP_LOOKUPS => settings.namespaces = entries,
+                names::MAP_HITS if settings.detail => settings.destinations = entries,
+                names::MAP_FAILURES if settings.detail => settings.failures = entries,
+                _ => {}
             }
         }
-        let reasons = types.drop_reasons();
-        let numbers: Vec<u32> = DROP_REASONS
-            .iter()
-            .map(|wanted| reasons.number(wanted.name).unwrap_or(ABSENT))
-            .collect();
-        drop(types);
+        let digest = pins::digest(
+            OBJECT,
+            &[
+                settings.detail.into(),
+                settings.host,
+                settings.namespaces.into(),
+            ],
+        );
+        let known = part.meta()?.is_some_and(|meta| meta.lookups == digest);
+        let whole = programs().all(|name| part.object(name).exists() && part.link(name).exists());
+        // With details the names of the reasons for drops are needed, and so is
+        // everything that loading reads.
+        if known && whole && !settings.detail {
+            return Self::adopt(settings, part);
+        }
+        let started = Self::load(settings, Some(part))?;
+        part.set_lookups(digest)?;
+        Ok(started)
+    }
 
-        let detail = u32::from(settings.detail);
-        let mut loader = EbpfLoader::new();
-        loader
-            .override_global(names::GLOBAL_HOST, &settings.host, true)
-            .override_global(names::GLOBAL_DETAIL, &detail, true)
-            .map_max_entries(names::MAP_LOOKUPS, settings.namespaces)
-            .map_max_entries(names::MAP_HITS, of_use(detail, settings.destinations))
-            .map_max_entries(names::MAP_FAILURES, of_use(detail, settings.failures))
-            .map_max_entries(names::MAP_SENDERS, SENDERS)
-            .map_max_entries(names::MAP_BEHALF, BEHALF);
-        for (global, offset) in &offsets {
-            loader.override_global(global, offset, true);
-        }
-        for (reason, number) in DROP_REASONS.iter().zip(&numbers) {
-            loader.override_global(reason.global, number, true);
-        }
-        let mut ebpf = loader.load(OBJECT).context("create the maps")?;
+    fn adopt(settings: Settings, part: &Part) -> anyhow::Result<Self> {
+        let open = |name| Ok::<_, anyhow::Error>(MapData::from_pin(part.object(name))?);
+        Ok(Self {
+            lookups: open(names::MAP_LOOKUPS)?,
+            hits: open(names::MAP_HITS)?,
+            failures: open(names::MAP_FAILURES)?,
+            behalf: open(names::MAP_BEHALF)?,
+            astray: Map::from_map_data(open(names::MAP_ASTRAY)?)?.try_into()?,
+            cpus: cpus()? as usize,
+            running: Running::Pinned(part.clone()),
+            settings,
+            reasons: DropReasons::default(),
+            doubts: cgroup_doubt().into_iter().collect(),
+            ipv4: true,
+            ipv6: true,
+        })
+    }
+
+    fn load(settings: Settings, part: Option<&Part>) -> anyhow::Result<Self> {
+        let types = KernelTypes::read(Path::new(VMLINUX))?;
+        let mut doubts = Vec::new();
+        let (usable, offsets) = usable(&types, &mut doubts);
+        let reasons = types.drop_reasons();
+        drop(types);
+        let mut ebpf = make_maps(settings, part, &offsets, &reasons)?;
         let btf = Btf::from_sys_fs().context("read the kernel's types")?;
         let mut attached = HashSet::new();
         let mut reason = None;
         for feature in usable {
-            match attach_tracepoint(&mut ebpf, &btf, feature) {
+            match attach_tracepoint(&mut ebpf, &btf, feature, part) {
                 Ok(()) => {
                     attached.insert(feature.program);
                 }
@@ -217,19 +277,13 @@ impl LookupPrograms {
                 doubts.join("; ")
             }));
         }
-        if ipv4 && let Err(error) = attach_senders(&mut ebpf) {
+        if ipv4 && let Err(error) = attach_senders(&mut ebpf, part) {
             doubts.push(limited(format!(
                 "failed IPv4 lookups of local senders are unattributed: {}",
                 crate::error::Chain(&error)
             )));
         }
-        if ipv4 && !cgroup::is_whole() {
-            doubts.push(limited(
-                "failed IPv4 lookups of most local senders are unattributed: netobs runs in a cgroup \
-                 namespace of its own (docker run --cgroupns=host)"
-                    .to_owned(),
-            ));
-        }
+        doubts.extend(cgroup_doubt().filter(|_| ipv4));
         let mut take = |name| {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
@@ -241,7 +295,7 @@ impl LookupPrograms {
             behalf: data(take(names::MAP_BEHALF)?)?,
             astray: take(names::MAP_ASTRAY)?.try_into()?,
             cpus: cpus()? as usize,
-            ebpf,
+            running: Running::Here(ebpf),
             settings,
             reasons,
             doubts,
@@ -310,20 +364,33 @@ impl LookupPrograms {
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn behalf(&self) -> anyhow::Result<HashMap<BehalfKey, u64>> {
+    pub fn behalf(&self) -> anyhow::Result<HashMap<BehalfKey, Behalf>> {
         let entries = raw_maps::entries(&self.behalf, 1).context("read who was forwarded for")?;
         Ok(single(entries))
     }
 
-    /// Counts what is forwarded for `key` from now on.
+    /// Counts what is forwarded for `key`, which is the `owner`'s, from now on.
     ///
     /// # Errors
     /// Where there is no room.
-    pub fn follow(&self, key: BehalfKey) -> anyhow::Result<()> {
-        match raw_maps::create(&self.behalf, &key, 0) {
+    pub fn follow(&self, key: BehalfKey, owner: u64) -> anyhow::Result<()> {
+        match raw_maps::create(&self.behalf, &key, &Behalf { count: 0, owner }) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error.into()),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Remembers what was forwarded for `owner` by addresses that it no longer has.
+    pub fn remember(&self, owner: u64, count: u64) {
+        let written = raw_maps::put(&self.behalf, &former(owner), &Behalf { count, owner });
+        if let Err(error) = written {
+            debug!("what was forwarded for {owner}: {error}");
+        }
+    }
+
+    /// Forgets that.
+    pub fn forget_former(&self, owner: u64) {
+        delete(&self.behalf, &former(owner));
     }
 
     /// Counts it no longer.
@@ -415,8 +482,112 @@ impl LookupPrograms {
     /// What the kernel says of the programs.
     #[must_use]
     pub fn programs(&self) -> Vec<ProgramInfo> {
-        program_infos(&self.ebpf)
+        let timed = timed();
+        let info = |name: &str| match &self.running {
+            Running::Here(ebpf) => ebpf.program(name)?.info().ok(),
+            Running::Pinned(part) => KernelInfo::from_pin(part.object(name)).ok(),
+        };
+        programs()
+            .filter_map(|name| Some(program_info(name, &info(name)?, timed)))
+            .collect()
     }
+}
+
+/// What can be observed on this kernel, and where its structures have what is needed.
+fn usable(
+    types: &KernelTypes,
+    doubts: &mut Vec<Warning>,
+) -> (Vec<&'static Feature>, BTreeMap<&'static str, u32>) {
+    let mut offsets = BTreeMap::new();
+    let mut usable = Vec::new();
+    for feature in &FEATURES {
+        let found: Result<Vec<(&str, u32)>, String> = feature
+            .fields
+            .iter()
+            .map(|field| Ok((field.global, types.offset(field)?)))
+            .collect();
+        match found {
+            Ok(found) => {
+                offsets.extend(found);
+                usable.push(feature);
+            }
+            Err(field) => doubts.push(limited(format!(
+                "{}: this kernel's types have no {field}",
+                feature.purpose
+            ))),
+        }
+    }
+    (usable, offsets)
+}
+
+fn make_maps(
+    settings: Settings,
+    part: Option<&Part>,
+    offsets: &BTreeMap<&'static str, u32>,
+    reasons: &DropReasons,
+) -> anyhow::Result<Ebpf> {
+    let numbers: Vec<u32> = DROP_REASONS
+        .iter()
+        .map(|wanted| reasons.number(wanted.name).unwrap_or(ABSENT))
+        .collect();
+    let detail = u32::from(settings.detail);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(names::GLOBAL_HOST, &settings.host, true)
+        .override_global(names::GLOBAL_DETAIL, &detail, true)
+        .map_max_entries(names::MAP_LOOKUPS, settings.namespaces)
+        .map_max_entries(names::MAP_HITS, of_use(detail, settings.destinations))
+        .map_max_entries(names::MAP_FAILURES, of_use(detail, settings.failures))
+        .map_max_entries(names::MAP_SENDERS, SENDERS)
+        .map_max_entries(names::MAP_BEHALF, BEHALF);
+    for (global, offset) in offsets {
+        loader.override_global(global, offset, true);
+    }
+    for (reason, number) in DROP_REASONS.iter().zip(&numbers) {
+        loader.override_global(reason.global, number, true);
+    }
+    for (name, _, _) in MAPS {
+        if let Some(part) = part {
+            loader.map_pin_path(name, part.object(name));
+        }
+    }
+    loader.load(OBJECT).context("create the maps")
+}
+
+fn cgroup_doubt() -> Option<Warning> {
+    (!cgroup::is_whole()).then(|| {
+        limited(
+            "failed IPv4 lookups of most local senders are unattributed: netobs runs in a cgroup \
+             namespace of its own (docker run --cgroupns=host)"
+                .to_owned(),
+        )
+    })
+}
+
+/// Where what was forwarded by former addresses is counted.
+fn former(owner: u64) -> BehalfKey {
+    let mut source = [0; 16];
+    source[..8].copy_from_slice(&owner.to_ne_bytes());
+    BehalfKey {
+        source,
+        ifindex: 0,
+        family: FAMILY_FORMER,
+    }
+}
+
+/// Pins the program `name` and its `link` in the place of those that were there.
+fn pin(
+    part: &Part,
+    name: &str,
+    link: FdLink,
+    program: impl FnOnce(&Path) -> Result<(), aya::pin::PinError>,
+) -> anyhow::Result<()> {
+    let context = || format!("pin {name}");
+    drop(link.pin(part.link(name)).with_context(context)?);
+    let coming = part.coming(name);
+    pins::remove_file(&coming)?;
+    program(&coming).with_context(context)?;
+    fs::rename(&coming, part.object(name)).with_context(context)
 }
 
 /// Gives back to the kernel what parsing its types took, some tens of megabytes:
@@ -464,10 +635,10 @@ fn data(map: Map) -> anyhow::Result<MapData> {
     }
 }
 
-fn single<K: Eq + std::hash::Hash>(entries: Vec<(K, Vec<u64>)>) -> HashMap<K, u64> {
+fn single<K: Eq + std::hash::Hash, V: Copy + Default>(entries: Vec<(K, Vec<V>)>) -> HashMap<K, V> {
     entries
         .into_iter()
-        .map(|(key, counts)| (key, counts.first().copied().unwrap_or(0)))
+        .map(|(key, values)| (key, values.first().copied().unwrap_or_default()))
         .collect()
 }
 
@@ -480,7 +651,12 @@ fn delete<K: Bytes>(map: &MapData, key: &K) {
     }
 }
 
-fn attach_tracepoint(ebpf: &mut Ebpf, btf: &Btf, feature: &Feature) -> anyhow::Result<()> {
+fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    feature: &Feature,
+    part: Option<&Part>,
+) -> anyhow::Result<()> {
     let program: &mut BtfTracePoint = ebpf
         .program_mut(feature.program)
         .with_context(|| format!("the object has no program {}", feature.program))?
@@ -494,9 +670,16 @@ fn attach_tracepoint(ebpf: &mut Ebpf, btf: &Btf, feature: &Feature) -> anyhow::R
         feature.program,
         program.info()?.verified_instruction_count()
     );
-    program
+    if let Some(part) = part {
+        pins::remove_file(&part.link(feature.program))?;
+    }
+    let link = program
         .attach()
         .with_context(|| format!("attach to the tracepoint {}", feature.tracepoint))?;
+    if let Some(part) = part {
+        let link = program.take_link(link)?.into();
+        pin(part, feature.program, link, |path| program.pin(path))?;
+    }
     Ok(())
 }
 
@@ -526,7 +709,7 @@ fn brief(error: ProgramError) -> anyhow::Error {
     }
 }
 
-fn attach_senders(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+fn attach_senders(ebpf: &mut Ebpf, part: Option<&Part>) -> anyhow::Result<()> {
     let root = cgroup::root().context(
         "there is no cgroup2 file system (mount the unified hierarchy, as on /sys/fs/cgroup/unified)",
     )?;
@@ -543,9 +726,16 @@ fn attach_senders(ebpf: &mut Ebpf) -> anyhow::Result<()> {
         // By a link, which always stands beside others' programs, and for which
         // the kernel takes no flags.
         // https://github.com/torvalds/linux/blob/v6.18/kernel/bpf/cgroup.c
-        program
+        if let Some(part) = part {
+            pins::remove_file(&part.link(name))?;
+        }
+        let link = program
             .attach(&cgroup, CgroupAttachMode::Single)
             .with_context(|| format!("attach {name} to {}", root.display()))?;
+        if let Some(part) = part {
+            let link = program.take_link(link)?.try_into()?;
+            pin(part, name, link, |path| program.pin(path))?;
+        }
     }
     Ok(())
 }

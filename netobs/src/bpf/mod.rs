@@ -8,5 +8,6 @@ pub mod filters;
 pub mod kernel_types;
 pub mod lookups;
 pub mod object;
+pub mod pins;
 pub mod qdisc;
 mod raw_maps;

@@ -1,6 +1,11 @@
 //! Loads the programs and makes their maps.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::{
+    collections::HashSet,
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use aya::{
@@ -11,13 +16,19 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
-use netobs_common::{Record, SlotEntry, SlotOwner, Stray, names, record_index};
+use netobs_common::{
+    ABI_VERSION, Meta, Netns, Record, SlotEntry, SlotOwner, Stray, names, record_index,
+};
+use nix::time::{ClockId, clock_gettime};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     task::JoinHandle,
 };
 
-use super::counters::CounterMemory;
+use super::{
+    counters::CounterMemory,
+    pins::{self, Part},
+};
 use crate::model::sample::{MapInfo, ProgramInfo};
 
 /// Entries of the array in front of the hash of interface indexes.
@@ -37,6 +48,25 @@ unsafe impl Pod for Bits<SlotOwner> {}
 #[expect(unsafe_code, reason = "aya wants to know that a value is plain bytes")]
 // SAFETY: as above.
 unsafe impl Pod for Bits<Stray> {}
+
+#[expect(unsafe_code, reason = "aya wants to know that a value is plain bytes")]
+// SAFETY: as above.
+unsafe impl Pod for Bits<Netns> {}
+
+#[expect(unsafe_code, reason = "aya wants to know that a value is plain bytes")]
+// SAFETY: as above.
+unsafe impl Pod for Bits<Meta> {}
+
+/// Sizes of keys and values of all maps that are pinned.
+const MAPS: [(&str, usize, usize); 7] = [
+    (names::MAP_SLOTS, 4, size_of::<SlotEntry>()),
+    (names::MAP_SLOTS_FAR, 4, size_of::<SlotEntry>()),
+    (names::MAP_COUNTERS, 4, size_of::<Record>()),
+    (names::MAP_OWNERS, 4, size_of::<SlotOwner>()),
+    (names::MAP_NETNS, 8, size_of::<Netns>()),
+    (names::MAP_META, 4, size_of::<Meta>()),
+    (names::MAP_STRAY, 4, size_of::<Stray>()),
+];
 
 /// How large the maps are to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +123,10 @@ pub struct Programs {
     near_len: u32,
     far: HashMap<MapData, u32, u32>,
     owners: Array<MapData, Bits<SlotOwner>>,
+    netns: HashMap<MapData, u64, Bits<Netns>>,
+    meta: Array<MapData, Bits<Meta>>,
+    object: [u8; 32],
+    part: Option<Part>,
     stray: PerCpuArray<MapData, Bits<Stray>>,
     counters: CounterMemory,
     free: Vec<u32>,
@@ -111,23 +145,47 @@ impl Drop for Programs {
 }
 
 impl Programs {
-    /// Loads a copy.
+    /// Loads a copy, of its own.
     ///
     /// # Errors
     /// With the verifier's or the kernel's reason.
     pub fn load(capacity: Capacity) -> anyhow::Result<Self> {
+        Self::make(capacity, None)
+    }
+
+    /// Loads a copy over the maps that are pinned in `part`, or pins them there, for
+    /// the interfaces of the namespace with the cookie `scope`. Maps that are there
+    /// keep their capacity.
+    ///
+    /// # Errors
+    /// With the verifier's or the kernel's reason, or why what is there is of no use.
+    pub fn load_pinned(capacity: Capacity, part: Part, scope: u64) -> anyhow::Result<Self> {
+        part.make()?;
+        let capacity = pinned_capacity(&part)?.unwrap_or(capacity);
+        let mut programs = Self::make(capacity, Some(part))?;
+        programs.introduce(scope)?;
+        Ok(programs)
+    }
+
+    fn make(capacity: Capacity, part: Option<Part>) -> anyhow::Result<Self> {
         let cpus = cpus()?;
         let records = record_index(capacity.slots, 0, 0, cpus);
         let log = log_level();
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .override_global(names::GLOBAL_CPUS, &cpus, true)
             .override_global(aya_log::LEVEL, &log, true)
             .map_max_entries(names::MAP_SLOTS, capacity.near)
             .map_max_entries(names::MAP_SLOTS_FAR, capacity.slots)
             .map_max_entries(names::MAP_COUNTERS, records)
-            .map_max_entries(names::MAP_OWNERS, capacity.slots)
-            .load(OBJECT)
-            .context("create the maps")?;
+            .map_max_entries(names::MAP_NETNS, capacity.slots)
+            .map_max_entries(names::MAP_OWNERS, capacity.slots);
+        for (name, _, _) in MAPS {
+            if let Some(part) = &part {
+                loader.map_pin_path(name, part.object(name));
+            }
+        }
+        let mut ebpf = loader.load(OBJECT).context("create the maps")?;
         let follower = if log > 0 {
             Some(follow_log(&mut ebpf)?)
         } else {
@@ -149,19 +207,124 @@ impl Programs {
         };
         let counters = CounterMemory::new(take(names::MAP_COUNTERS)?, capacity.slots, cpus)
             .context("map the counters into memory")?;
-        Ok(Self {
+        let mut programs = Self {
             near: take(names::MAP_SLOTS)?.try_into()?,
             near_len: capacity.near,
             far: take(names::MAP_SLOTS_FAR)?.try_into()?,
             owners: take(names::MAP_OWNERS)?.try_into()?,
+            netns: take(names::MAP_NETNS)?.try_into()?,
+            meta: take(names::MAP_META)?.try_into()?,
+            object: pins::digest(OBJECT, &[cpus.into(), log.into()]),
             stray: take(names::MAP_STRAY)?.try_into()?,
             counters,
-            free: (0..capacity.slots).rev().collect(),
+            free: Vec::new(),
             generations: vec![0; capacity.slots as usize],
             full: 0,
             log: follower,
+            part,
             ebpf,
-        })
+        };
+        programs.free = (0..capacity.slots).rev().collect();
+        if programs.part.is_some() {
+            let taken: HashSet<u32> = programs.found().iter().map(|(slot, _)| *slot).collect();
+            programs.free.retain(|slot| !taken.contains(slot));
+        }
+        Ok(programs)
+    }
+
+    /// Writes down what new maps are, and says where the programs are others than
+    /// those that made them.
+    fn introduce(&mut self, scope: u64) -> anyhow::Result<()> {
+        let found = self.meta.get(&0, 0)?.0;
+        if found.abi == 0 {
+            let meta = Meta {
+                abi: ABI_VERSION,
+                cpus: cpus()?,
+                scope,
+                object: self.object,
+                lookups: [0; 32],
+                made: pins::since_1970(SystemTime::now()),
+                reserved: 0,
+            };
+            self.meta.set(0, Bits(meta), 0)?;
+            self.pin_programs()?;
+        } else if found.object != self.object {
+            log::info!("the pinned programs are of another build, or log otherwise: swapping them");
+        }
+        Ok(())
+    }
+
+    /// Puts the programs in the place of those that were pinned, once no link has
+    /// these any more.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn take_over(&mut self) -> anyhow::Result<()> {
+        if self.part.is_none() {
+            return Ok(());
+        }
+        self.pin_programs()?;
+        let mut meta = self.meta.get(&0, 0)?.0;
+        meta.object = self.object;
+        self.meta.set(0, Bits(meta), 0)?;
+        Ok(())
+    }
+
+    fn pin_programs(&mut self) -> anyhow::Result<()> {
+        let Some(part) = self.part.clone() else {
+            return Ok(());
+        };
+        for name in [names::PROG_INGRESS, names::PROG_EGRESS] {
+            let coming = part.coming(name);
+            pins::remove_file(&coming)?;
+            self.classifier(name)?
+                .pin(&coming)
+                .with_context(|| format!("pin the program {name}"))?;
+            fs::rename(&coming, part.object(name))
+                .with_context(|| format!("pin the program {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Where all this is pinned, if it is.
+    #[must_use]
+    pub fn part(&self) -> Option<&Part> {
+        self.part.as_ref()
+    }
+
+    /// Slots that have an owner: after loading, those that were left by an earlier
+    /// netobs.
+    #[must_use]
+    pub fn found(&self) -> Vec<(u32, SlotOwner)> {
+        (0..self.counters.slots())
+            .filter_map(|slot| Some((slot, self.owners.get(&slot, 0).ok()?.0)))
+            .filter(|(_, owner)| owner.generation != 0)
+            .collect()
+    }
+
+    /// Goes on with the slot of an owner that was [found](Self::found).
+    pub fn keep(&mut self, slot: u32, owner: &SlotOwner) {
+        self.generations[slot as usize] = owner.generation;
+    }
+
+    /// What is remembered of namespaces, by cookie.
+    #[must_use]
+    pub fn notes(&self) -> std::collections::HashMap<u64, Netns> {
+        let all = self.netns.iter().filter_map(Result::ok);
+        all.map(|(cookie, note)| (cookie, note.0)).collect()
+    }
+
+    /// Remembers `note` of a namespace.
+    ///
+    /// # Errors
+    /// Where there is no room.
+    pub fn note(&mut self, cookie: u64, note: &Netns) -> anyhow::Result<()> {
+        Ok(self.netns.insert(cookie, Bits(*note), 0)?)
+    }
+
+    /// Remembers nothing of it any more.
+    pub fn unnote(&mut self, cookie: u64) {
+        let _gone_already = self.netns.remove(&cookie);
     }
 
     /// The classifier for `name`.
@@ -193,11 +356,18 @@ impl Programs {
         match slot {
             Some(slot) => {
                 self.counters.clear(slot);
-                self.generations[slot as usize] += 1;
+                let after = self.generations.iter().max().map_or(1, |last| last + 1);
+                self.generations[slot as usize] = since_boot().max(after);
             }
             None => self.full += 1,
         }
         slot
+    }
+
+    /// Tells the owner that `slot` has now from all others.
+    #[must_use]
+    pub fn generation(&self, slot: u32) -> u64 {
+        self.generations[slot as usize]
     }
 
     /// Gives a slot back. Nothing may count into it any more.
@@ -263,25 +433,61 @@ impl Programs {
     }
 }
 
+/// How large the maps are that are pinned in `part`; `None` where none are, or not all:
+/// they are made anew then.
+fn pinned_capacity(part: &Part) -> anyhow::Result<Option<Capacity>> {
+    if part.meta()?.is_none_or(|meta| meta.abi == 0) {
+        // Left by one that was killed while it made them.
+        for (name, _, _) in MAPS {
+            pins::remove_file(&part.object(name))?;
+        }
+        return Ok(None);
+    }
+    let mut capacity = Capacity { slots: 0, near: 0 };
+    for (name, key, value) in MAPS {
+        let entries = pins::pinned(&part.object(name), key, value)?
+            .info()?
+            .max_entries();
+        match name {
+            names::MAP_SLOTS => capacity.near = entries,
+            names::MAP_OWNERS => capacity.slots = entries,
+            _ => {}
+        }
+    }
+    Ok(Some(capacity))
+}
+
+/// Nanoseconds since boot, pauses included.
+fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// What the kernel says of the programs of `ebpf` that are loaded.
-pub(super) fn program_infos(ebpf: &Ebpf) -> Vec<ProgramInfo> {
-    let timed = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
-        .is_ok_and(|text| text.trim() == "1");
+fn program_infos(ebpf: &Ebpf) -> Vec<ProgramInfo> {
+    let timed = timed();
     ebpf.programs()
-        .filter_map(|(name, program)| {
-            let info = program.info().ok()?;
-            let missed = program.fd().ok().and_then(missed);
-            let timed = timed.then_some(info);
-            Some(ProgramInfo {
-                name: name.to_owned(),
-                runs: timed.as_ref().map(|info| info.run_count()),
-                run_ns: timed
-                    .as_ref()
-                    .map(|info| u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX)),
-                missed,
-            })
-        })
+        .filter_map(|(name, program)| Some(program_info(name, &program.info().ok()?, timed)))
         .collect()
+}
+
+/// Whether the kernel counts runs of programs and their time.
+pub(super) fn timed() -> bool {
+    fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() == "1")
+}
+
+/// What the kernel says of one program.
+pub(super) fn program_info(
+    name: &str,
+    info: &aya::programs::ProgramInfo,
+    timed: bool,
+) -> ProgramInfo {
+    ProgramInfo {
+        name: name.to_owned(),
+        runs: timed.then(|| info.run_count()),
+        run_ns: timed.then(|| u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX)),
+        missed: info.fd().ok().and_then(|fd| missed(&fd)),
+    }
 }
 
 /// Runs that the kernel left out because they would have interrupted another run

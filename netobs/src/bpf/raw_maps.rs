@@ -140,9 +140,18 @@ pub(super) fn delete<K: Bytes>(map: &MapData, key: &K) -> io::Result<()> {
 ///
 /// # Errors
 /// Where there is one already (`AlreadyExists`), or no room.
-pub(super) fn create<K: Bytes>(map: &MapData, key: &K, value: u64) -> io::Result<()> {
-    let value = &raw const value as u64;
+pub(super) fn create<K: Bytes, V: Bytes>(map: &MapData, key: &K, value: &V) -> io::Result<()> {
+    let value = &raw const *value as u64;
     element(BPF_MAP_UPDATE_ELEM, map, key, value, BPF_NOEXIST)
+}
+
+/// Makes or replaces it.
+///
+/// # Errors
+/// Where there is no room.
+pub(super) fn put<K: Bytes, V: Bytes>(map: &MapData, key: &K, value: &V) -> io::Result<()> {
+    let value = &raw const *value as u64;
+    element(BPF_MAP_UPDATE_ELEM, map, key, value, 0)
 }
 
 #[expect(unsafe_code, reason = "aya has no call for maps of any type")]

@@ -32,6 +32,22 @@ impl Baseline {
         }
     }
 
+    /// One that was found earlier and stands fast.
+    #[must_use]
+    pub fn fast(packets: u64, bytes: u64) -> Self {
+        Self {
+            packets,
+            bytes,
+            last: None,
+        }
+    }
+
+    /// Whether it was read at rest.
+    #[must_use]
+    pub fn is_fast(&self) -> bool {
+        self.last.is_none()
+    }
+
     /// Takes one more pair of readings.
     pub fn observe(&mut self, kernel: &KernelCounters, ours: &Tally) {
         let Some(last) = self.last else {

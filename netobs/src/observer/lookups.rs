@@ -7,10 +7,13 @@ use std::{
 };
 
 use log::{debug, info};
-use netobs_common::routes::{BehalfKey, FAMILY_IPV4, FAMILY_IPV6};
+use netobs_common::routes::{BehalfKey, FAMILY_FORMER, FAMILY_IPV4, FAMILY_IPV6};
 
 use crate::{
-    bpf::lookups::{LookupPrograms, Settings},
+    bpf::{
+        lookups::{LookupPrograms, Settings},
+        pins::Part,
+    },
     error::Chain,
     inventory::behalf::Source,
     model::{
@@ -51,9 +54,9 @@ pub struct LookupObserver {
 
 impl LookupObserver {
     /// Starts what is wanted. That it does not work is a warning: packets are
-    /// counted all the same.
+    /// counted all the same. With `part`, what is pinned there goes on counting.
     #[must_use]
-    pub fn start(wanted: Wanted) -> Self {
+    pub fn start(wanted: Wanted, part: Option<&Part>) -> Self {
         let mut observer = Self {
             programs: None,
             doubts: Vec::new(),
@@ -64,12 +67,16 @@ impl LookupObserver {
             unseen: HashMap::new(),
         };
         let Wanted::This(settings) = wanted else {
+            if let Some(Err(error)) = part.map(LookupPrograms::take_off) {
+                debug!("{error:#}");
+            }
             return observer;
         };
-        match LookupPrograms::start(settings) {
+        match LookupPrograms::start(settings, part) {
             Ok(programs) => {
                 info!("observing route lookups ({})", programs.backend().as_str());
                 observer.doubts = programs.doubts().to_vec();
+                observer.inherit(&programs);
                 observer.programs = Some(programs);
             }
             Err(error) => observer.doubts.push(Warning {
@@ -79,6 +86,21 @@ impl LookupObserver {
             }),
         }
         observer
+    }
+
+    /// Who was forwarded for in the time of an earlier netobs.
+    fn inherit(&mut self, programs: &LookupPrograms) {
+        for (key, behalf) in programs.behalf().unwrap_or_default() {
+            let owner = NsKey::Cookie(behalf.owner);
+            match source(&key) {
+                Some(source) => {
+                    self.sources.insert(source, owner);
+                }
+                None => {
+                    self.before.insert(owner, behalf.count);
+                }
+            }
+        }
     }
 
     /// How decisions are observed.
@@ -123,15 +145,26 @@ impl LookupObserver {
         };
         for (source, owner) in gone {
             let key = behalf_key(source);
-            *self.before.entry(owner).or_default() += counts.get(&key).copied().unwrap_or(0);
+            let count = counts.get(&key).map_or(0, |behalf| behalf.count);
+            let before = self.before.entry(owner).or_default();
+            *before += count;
+            if let Some(cookie) = owner.cookie().filter(|_| *before > 0) {
+                programs.remember(cookie, *before);
+            }
             programs.unfollow(key);
             self.sources.remove(&source);
         }
         let owners: HashSet<NsKey> = sources.values().copied().collect();
-        self.before.retain(|owner, _| owners.contains(owner));
+        self.before.retain(|owner, _| {
+            let stays = owners.contains(owner);
+            if let Some(cookie) = owner.cookie().filter(|_| !stays) {
+                programs.forget_former(cookie);
+            }
+            stays
+        });
         self.full = false;
         for (source, owner) in changed(&sources, &self.sources) {
-            match programs.follow(behalf_key(source)) {
+            match programs.follow(behalf_key(source), owner.cookie().unwrap_or(0)) {
                 Ok(()) => {
                     self.sources.insert(source, owner);
                 }
@@ -212,7 +245,9 @@ impl LookupObserver {
         let mut sums = self.before.clone();
         let counts = programs.behalf().unwrap_or_default();
         for (source, owner) in &self.sources {
-            let count = counts.get(&behalf_key(*source)).copied().unwrap_or(0);
+            let count = counts
+                .get(&behalf_key(*source))
+                .map_or(0, |behalf| behalf.count);
             *sums.entry(*owner).or_default() += count;
         }
         sums
@@ -232,7 +267,11 @@ impl LookupObserver {
             .filter(|ns| ns.state == State::Gone)
         {
             past.extend(ns.cookie);
-            self.before.remove(&ns.key);
+            if self.before.remove(&ns.key).is_some()
+                && let Some(cookie) = ns.cookie
+            {
+                programs.forget_former(cookie);
+            }
         }
         let shown: HashSet<u64> = sample
             .namespaces
@@ -290,4 +329,18 @@ fn behalf_key(source: Source) -> BehalfKey {
         ifindex: source.ifindex,
         family,
     }
+}
+
+/// The reverse; `None` for what was counted by former addresses.
+fn source(key: &BehalfKey) -> Option<Source> {
+    let [a, b, c, d, ..] = key.source;
+    let address = match key.family {
+        FAMILY_FORMER => return None,
+        FAMILY_IPV4 => IpAddr::from([a, b, c, d]),
+        _ => IpAddr::from(key.source),
+    };
+    Some(Source {
+        address,
+        ifindex: key.ifindex,
+    })
 }

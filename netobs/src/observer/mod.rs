@@ -2,7 +2,9 @@
 
 mod describe;
 mod doubts;
+mod inherit;
 mod lookups;
+mod memory;
 mod names;
 mod past;
 mod presence;
@@ -10,12 +12,13 @@ mod routing;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
 use log::{debug, info};
-use netobs_common::{SlotEntry, SlotOwner};
+use netobs_common::{Netns, SlotEntry, SlotOwner};
 
 pub use describe::listed;
 use describe::{described, namespace};
@@ -29,6 +32,7 @@ use crate::{
     bpf::{
         attach::{self, Attached},
         object::{Capacity, Programs},
+        pins::PinFolder,
         qdisc,
     },
     config::TcMode,
@@ -58,6 +62,8 @@ pub struct Settings {
     pub selection: Selection,
     /// Shorten RCU grace periods while many programs come or go.
     pub expedite: bool,
+    /// Where programs, links and maps live on without us.
+    pub pins: Option<Arc<PinFolder>>,
 }
 
 /// Where programs hang: interface indexes mean something only with the
@@ -79,7 +85,9 @@ struct Observed {
     /// The kernel's counters as read last, namespace's directions.
     kernel: Option<Directions<KernelCounters>>,
     /// How often somebody else took our programs off.
-    detached: u32,
+    detached: u64,
+    /// What was written down of it last.
+    described: SlotOwner,
 }
 
 /// From so many interfaces at once on, grace periods are worth shortening.
@@ -115,6 +123,12 @@ pub struct Observer {
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
     verified: Instant,
+    /// What is remembered in the kernel of namespaces, by cookie.
+    notes: HashMap<u64, Netns>,
+    /// Namespaces to be forgotten there once they were shown for the last time.
+    departed: Vec<u64>,
+    /// Whether what an earlier netobs left was looked at.
+    inherited: bool,
 }
 
 impl Observer {
@@ -123,8 +137,16 @@ impl Observer {
     /// # Errors
     /// With the kernel's reason.
     pub fn new(settings: Settings, host_key: NsKey) -> anyhow::Result<Self> {
+        let capacity = Capacity::host(settings.max_interfaces)?;
+        let host = match (&settings.pins, host_key.cookie()) {
+            (Some(folder), Some(cookie)) => {
+                Programs::load_pinned(capacity, folder.part().clone(), cookie)?
+            }
+            _ => Programs::load(capacity)?,
+        };
         Ok(Self {
-            host: Programs::load(Capacity::host(settings.max_interfaces)?)?,
+            notes: host.notes(),
+            host,
             settings,
             host_key,
             inside: HashMap::new(),
@@ -137,6 +159,8 @@ impl Observer {
             rows: BTreeMap::new(),
             gone: Vec::new(),
             verified: Instant::now(),
+            departed: Vec::new(),
+            inherited: false,
         })
     }
 
@@ -167,6 +191,9 @@ impl Observer {
             .flat_map(|row| row.interfaces.iter().map(move |i| (row.key, i)))
             .map(|(owner, interface)| (self.spot(owner, &interface.place), (owner, interface)))
             .collect();
+        if !std::mem::replace(&mut self.inherited, true) {
+            self.inherit(&wanted, &rows, machine).await;
+        }
 
         let unwanted: Vec<Spot> = self
             .observed
@@ -220,13 +247,26 @@ impl Observer {
         }
         self.note_gone(&rows, &renamed);
         self.rows = rows;
-        self.describe_owners();
         if !fresh.is_empty() {
             self.read_kernel(machine, Some(&fresh)).await;
         }
+        self.write_down();
         self.verify(machine).await;
-        self.inside
-            .retain(|key, _| self.observed.keys().any(|spot| spot.scope == *key));
+        self.drop_unused();
+    }
+
+    /// Copies of the programs that hang nowhere any more.
+    fn drop_unused(&mut self) {
+        let used: HashSet<NsKey> = self.observed.keys().map(|spot| spot.scope).collect();
+        let unused = self
+            .inside
+            .extract_if(|key, _| !used.contains(key))
+            .filter_map(|(_, programs)| programs.part().cloned());
+        for part in unused {
+            if let Err(error) = part.remove() {
+                debug!("{error:#}");
+            }
+        }
     }
 
     /// Why nothing at all could be attached, where that is so.
@@ -272,11 +312,16 @@ impl Observer {
         if scope == self.host_key {
             return Ok(&mut self.host);
         }
-        let slots = self.settings.max_interfaces;
         Ok(match self.inside.entry(scope) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Programs::load(Capacity::inside(slots)?)?)
+                let capacity = Capacity::inside(self.settings.max_interfaces)?;
+                entry.insert(match (&self.settings.pins, scope) {
+                    (Some(folder), NsKey::Cookie(cookie)) => {
+                        Programs::load_pinned(capacity, folder.part().inside(cookie), cookie)?
+                    }
+                    _ => Programs::load(capacity)?,
+                })
             }
         })
     }
@@ -294,24 +339,32 @@ impl Observer {
             self.turned_away.insert(spot);
             anyhow::bail!("all {capacity} slots are in use: --max-interfaces makes room for more");
         };
+        let mut observed = Observed {
+            owner,
+            interface: interface.clone(),
+            slot,
+            attached: Attached::none(),
+            since: SystemTime::now(),
+            baseline: None,
+            kernel: None,
+            detached: 0,
+            described: SlotOwner::default(),
+        };
         let entry = SlotEntry::new(slot, flags(interface));
         let name = interface.place.name();
-        let result = programs
-            .direct(spot.ifindex, entry)
+        // Whose it is comes first: whoever finds it after us can tell then.
+        let result = self
+            .describe(spot, &mut observed)
+            .and_then(|()| self.programs(spot.scope)?.direct(spot.ifindex, entry))
             .and_then(|()| self.hang(spot, name, machine));
-        let programs = self.programs(spot.scope)?;
         match result {
-            Ok(attached) => Ok(Observed {
-                owner,
-                interface: interface.clone(),
-                slot,
-                attached,
-                since: SystemTime::now(),
-                baseline: None,
-                kernel: None,
-                detached: 0,
-            }),
+            Ok(attached) => {
+                observed.attached = attached;
+                observed.since = SystemTime::now();
+                Ok(observed)
+            }
             Err(error) => {
+                let programs = self.programs(spot.scope)?;
                 programs.direct(spot.ifindex, SlotEntry::NONE)?;
                 programs.give_back(slot)?;
                 Err(error)
@@ -399,30 +452,20 @@ impl Observer {
             attached,
             since,
             baseline,
-            kernel: _,
-            detached: _,
+            ..
         } = observed;
         let hook = attached.hook;
         if ended {
             attached.forget();
         } else {
-            drop(attached);
+            attached.take_off();
         }
-        let Ok(programs) = self.programs(spot.scope) else {
-            return;
-        };
-        let counters = programs.counters().read(slot);
-        let returned = programs
-            .direct(spot.ifindex, SlotEntry::NONE)
-            .and_then(|()| programs.give_back(slot));
-        if let Err(error) = returned {
-            debug!("slot {slot} is lost: {error:#}");
-        }
+        let counters = self.free(spot, owner, slot);
         self.past
             .entry(owner)
             .or_default()
             .remember(sample::Interface {
-                counters: Some(counters),
+                counters,
                 hook,
                 observed_since: Some(since),
                 // What was read last is older than what we counted.
@@ -432,38 +475,20 @@ impl Observer {
             });
     }
 
-    /// Writes down whose each slot is.
-    fn describe_owners(&mut self) {
-        let rows = &self.rows;
-        for (spot, observed) in &self.observed {
-            let programs = if spot.scope == self.host_key {
-                Some(&mut self.host)
-            } else {
-                self.inside.get_mut(&spot.scope)
-            };
-            let row = rows.get(&observed.owner);
-            let mut name = [0; 16];
-            if let Some(text) = &observed.interface.name {
-                // IFNAMSIZ leaves room for the NUL.
-                for (to, from) in name.iter_mut().take(15).zip(text.bytes()) {
-                    *to = from;
-                }
-            }
-            let owner = SlotOwner {
-                cookie: match observed.owner {
-                    NsKey::Cookie(cookie) => cookie,
-                    _ => 0,
-                },
-                inode: row.and_then(|row| row.inode).unwrap_or(0),
-                ifindex: observed.interface.ifindex.unwrap_or(0),
-                hook_ifindex: spot.ifindex,
-                name,
-                ..SlotOwner::default()
-            };
-            if let Some(Err(error)) = programs.map(|p| p.describe(observed.slot, owner)) {
-                debug!("owner of slot {}: {error:#}", observed.slot);
-            }
+    /// Gives the slot of `spot` back, once nothing can count into it any more, and
+    /// returns what it counted for `owner`.
+    fn free(&mut self, spot: Spot, owner: NsKey, slot: u32) -> Option<Directions<Counters>> {
+        let programs = self.programs(spot.scope).ok()?;
+        let counters = programs.counters().read(slot);
+        let records = programs.counters().records(slot);
+        let generation = programs.generation(slot);
+        let cut = programs.direct(spot.ifindex, SlotEntry::NONE);
+        self.fold(owner, generation, records);
+        let returned = cut.and_then(|()| self.programs(spot.scope)?.give_back(slot));
+        if let Err(error) = returned {
+            debug!("slot {slot} is lost: {error:#}");
         }
+        Some(counters)
     }
 
     /// Keeps the last state of namespaces that have ended, for the next sample.
@@ -475,6 +500,7 @@ impl Observer {
             .collect();
         for row in ended {
             let past = self.past.remove(&row.key).unwrap_or_default();
+            self.departed.extend(row.cookie);
             if !self.settings.selection.includes(row) {
                 continue;
             }
@@ -568,6 +594,7 @@ impl Observer {
             })
             .collect();
         namespaces.append(&mut self.gone);
+        self.forget_departed();
         warnings.extend(doubts(&namespaces));
         warnings.extend(self.detached());
         let observer = self.about();
@@ -639,8 +666,12 @@ impl Observer {
         about
     }
 
-    /// Takes everything off.
+    /// Takes everything off, unless it is to live on.
     pub async fn shut_down(mut self, machine: &Machine) {
+        if self.settings.pins.is_some() {
+            self.leave(machine).await;
+            return;
+        }
         let spots: Vec<Spot> = self.observed.keys().copied().collect();
         let _expedited = self.expedited(spots.len());
         for spot in spots {

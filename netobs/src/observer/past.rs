@@ -1,5 +1,7 @@
 //! What a namespace's interfaces counted that it no longer has.
 
+use netobs_common::Netns;
+
 use crate::model::{
     counters::{Counters, Directions},
     sample,
@@ -17,6 +19,12 @@ pub(super) struct Past {
 }
 
 impl Past {
+    /// What was counted by interfaces that ended in the time of an earlier netobs.
+    pub(super) fn begin_with(&mut self, note: &Netns) {
+        self.folded.rx.add_record(&note.rx);
+        self.folded.tx.add_record(&note.tx);
+    }
+
     /// Takes the last state of an interface.
     pub(super) fn remember(&mut self, interface: sample::Interface) {
         self.ended.push(interface);

@@ -43,9 +43,9 @@ impl Observer {
                 .and_then(|path| netns::open(&path).ok());
             match file {
                 Some(file) if spot.scope != self.host_key => {
-                    let _ended = netns::within(&file, || drop(left));
+                    let _ended = netns::within(&file, || left.take_off());
                 }
-                _ => drop(left),
+                _ => left.take_off(),
             }
             match self.hang(spot, &name, machine) {
                 Ok(attached) => {

@@ -1,0 +1,294 @@
+//! What an earlier netobs left: pinned programs that went on counting, and filters of
+//! one that was killed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, SystemTime},
+};
+
+use log::{debug, info};
+use netobs_common::{SlotEntry, SlotOwner};
+
+use super::{Observed, Observer, Spot, described, flags, memory};
+use crate::{
+    bpf::{attach, attach::Attached, filters},
+    inventory::build::{Interface, Place, Row},
+    model::{
+        baseline::Baseline,
+        counters::Directions,
+        sample::{self, Hook, NsKey, State},
+    },
+    world::{gather::Machine, netns},
+};
+
+impl Observer {
+    /// Goes on with what an earlier netobs left pinned where it is still `wanted`,
+    /// and takes the rest off, with what it counted. Removes filters that one left
+    /// that was killed.
+    pub(super) async fn inherit(
+        &mut self,
+        wanted: &HashMap<Spot, (NsKey, &Interface)>,
+        rows: &BTreeMap<NsKey, Row>,
+        machine: &Machine,
+    ) {
+        self.remove_filters_of_the_dead(wanted, machine).await;
+        let Some(folder) = self.settings.pins.clone() else {
+            return;
+        };
+        for (cookie, note) in &self.notes {
+            let past = self.past.entry(NsKey::Cookie(*cookie)).or_default();
+            past.begin_with(note);
+        }
+        let mut scopes = vec![self.host_key];
+        for (cookie, _) in folder.inside().unwrap_or_default() {
+            scopes.push(NsKey::Cookie(cookie));
+        }
+        for scope in scopes {
+            let found = match self.programs(scope) {
+                Ok(programs) => programs.found(),
+                Err(error) => {
+                    log::warn!("what is pinned of {scope} is of no use: {error:#}");
+                    continue;
+                }
+            };
+            for (slot, owner) in found {
+                self.inherit_slot(scope, slot, &owner, wanted, machine);
+            }
+            if let Ok(programs) = self.programs(scope)
+                && let Err(error) = programs.take_over()
+            {
+                log::warn!("the programs of {scope} are not pinned: {error:#}");
+            }
+        }
+        self.note_ended_meanwhile(rows, machine);
+        if !self.observed.is_empty() {
+            info!("going on with {} interfaces", self.observed.len());
+        }
+    }
+
+    /// Without pins, filters of ours hang only where a netobs lives or was killed.
+    async fn remove_filters_of_the_dead(
+        &self,
+        wanted: &HashMap<Spot, (NsKey, &Interface)>,
+        machine: &Machine,
+    ) {
+        let links = wanted
+            .iter()
+            .filter(|(spot, _)| spot.scope == self.host_key)
+            .map(|(spot, (_, interface))| (spot.ifindex, interface.place.name()));
+        match filters::remove_ours(machine.netlink(), links, &[]).await {
+            Ok(left) => left.removed.iter().for_each(|what| {
+                info!("removed what a killed netobs left: {what}");
+            }),
+            Err(error) => debug!("filters of a killed netobs: {error:#}"),
+        }
+    }
+
+    fn inherit_slot(
+        &mut self,
+        scope: NsKey,
+        slot: u32,
+        owner: &SlotOwner,
+        wanted: &HashMap<Spot, (NsKey, &Interface)>,
+        machine: &Machine,
+    ) {
+        let spot = Spot {
+            scope,
+            ifindex: owner.hook_ifindex,
+        };
+        if let Ok(programs) = self.programs(scope) {
+            programs.keep(slot, owner);
+        }
+        let still = wanted
+            .get(&spot)
+            .filter(|(key, interface)| is_same(owner, *key, interface));
+        let adopted = still.and_then(|(key, interface)| {
+            match self.adopt(spot, interface.place.name(), owner, machine) {
+                Ok(attached) => Some((*key, *interface, attached)),
+                Err(error) => {
+                    debug!("{}: {error:#}", interface.place.name());
+                    None
+                }
+            }
+        });
+        let Some((key, interface, attached)) = adopted else {
+            self.bury(spot, slot, owner, machine);
+            return;
+        };
+        let entry = SlotEntry::new(slot, flags(interface));
+        if let Ok(programs) = self.programs(scope)
+            && let Err(error) = programs.direct(spot.ifindex, entry)
+        {
+            debug!("{}: {error:#}", interface.place.name());
+        }
+        if owner.flags & SlotOwner::OWN_QDISC != 0 {
+            self.made_qdiscs.insert(spot);
+        }
+        self.observed.insert(
+            spot,
+            Observed {
+                owner: key,
+                interface: interface.clone(),
+                slot,
+                attached,
+                since: since(owner),
+                baseline: baseline(owner),
+                kernel: None,
+                detached: owner.detached,
+                described: SlotOwner::default(),
+            },
+        );
+    }
+
+    fn adopt(
+        &mut self,
+        spot: Spot,
+        name: &str,
+        owner: &SlotOwner,
+        machine: &Machine,
+    ) -> anyhow::Result<Attached> {
+        self.inside_of(spot, machine, |programs| {
+            attach::adopt(programs, name, spot.ifindex, owner.handle)
+        })
+    }
+
+    /// Takes the programs of a slot off that nobody wants any more, and keeps what it
+    /// counted for who had it.
+    fn bury(&mut self, spot: Spot, slot: u32, owner: &SlotOwner, machine: &Machine) {
+        let removed = self.inside_of(spot, machine, |programs| {
+            attach::discard(programs, spot.ifindex);
+            attach::remove_filters(spot.ifindex, owner.handle);
+            Ok(())
+        });
+        if removed.is_err()
+            && let Ok(programs) = self.programs(spot.scope)
+        {
+            // The namespace is no more, and its interfaces with it.
+            attach::discard(programs, spot.ifindex);
+        }
+        let key = NsKey::Cookie(owner.cookie);
+        let folded = self.notes.get(&owner.cookie);
+        let again = folded.is_some_and(|note| note.folded == owner.generation);
+        let counters = self.free(spot, key, slot).filter(|_| !again);
+        if owner.cookie == 0 {
+            return;
+        }
+        self.past
+            .entry(key)
+            .or_default()
+            .remember(sample::Interface {
+                counters,
+                hook: if owner.handle == 0 {
+                    Hook::Tcx
+                } else {
+                    Hook::Clsact
+                },
+                observed_since: Some(since(owner)),
+                before_attach: baseline(owner),
+                ..described(&interface(owner))
+            });
+    }
+
+    /// Namespaces that ended while nobody looked are shown once more.
+    fn note_ended_meanwhile(&mut self, rows: &BTreeMap<NsKey, Row>, machine: &Machine) {
+        let cookies: Vec<u64> = self.past.keys().filter_map(|key| key.cookie()).collect();
+        for cookie in cookies {
+            let key = NsKey::Cookie(cookie);
+            if rows.contains_key(&key) {
+                continue;
+            }
+            let past = self.past.remove(&key).unwrap_or_default();
+            self.departed.push(cookie);
+            let note = self.notes.get(&cookie).copied().unwrap_or_default();
+            let row = Row {
+                key,
+                name: match memory::name(&note) {
+                    name if name.is_empty() => key.to_string(),
+                    name => name,
+                },
+                cookie: Some(cookie),
+                inode: (note.inode != 0).then_some(note.inode),
+                kind: memory::kind(&note),
+                reason: None,
+                members: Vec::new(),
+                interfaces: Vec::new(),
+                shown: true,
+            };
+            // It lives where this one was not asked to look.
+            if machine.path_of(key).is_some() || !self.settings.selection.includes(&row) {
+                continue;
+            }
+            self.gone.push(sample::Namespace {
+                state: State::Gone,
+                interfaces: past.ended,
+                retired: past.folded,
+                ..super::namespace(&row)
+            });
+        }
+    }
+
+    /// Runs `work` in the namespace that `spot` is in.
+    fn inside_of<T: Send>(
+        &mut self,
+        spot: Spot,
+        machine: &Machine,
+        work: impl FnOnce(&mut crate::bpf::object::Programs) -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        let in_host = spot.scope == self.host_key;
+        let path = machine.path_of(spot.scope);
+        let programs = self.programs(spot.scope)?;
+        if in_host {
+            return work(programs);
+        }
+        let path = path.ok_or_else(|| anyhow::anyhow!("the namespace has ended"))?;
+        let file = netns::open(&path)?;
+        netns::within(&file, || {
+            if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
+                anyhow::ensure!(expected == cookie, "the namespace has ended");
+            }
+            work(programs)
+        })?
+    }
+}
+
+/// Whether the interface that had the slot is the one that is there. What is not
+/// known of either does not tell them apart.
+fn is_same(owner: &SlotOwner, key: NsKey, interface: &Interface) -> bool {
+    let cookie = key.cookie().is_none_or(|cookie| cookie == owner.cookie);
+    let index = interface
+        .ifindex
+        .is_none_or(|ifindex| ifindex == owner.ifindex);
+    (owner.cookie == 0 || cookie) && (owner.ifindex == 0 || index)
+}
+
+fn since(owner: &SlotOwner) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(owner.since)
+}
+
+fn baseline(owner: &SlotOwner) -> Option<Directions<Baseline>> {
+    let both = SlotOwner::BEFORE_FAST | SlotOwner::BEFORE_FAST << 1;
+    let [rx, tx] = owner
+        .before
+        .map(|before| Baseline::fast(before.packets, before.bytes));
+    // Else it is as good to begin anew.
+    (owner.flags & both == both).then_some(Directions { rx, tx })
+}
+
+/// As much as is known of an interface that has ended.
+fn interface(owner: &SlotOwner) -> Interface {
+    let length = owner.name.iter().position(|byte| *byte == 0);
+    let name = &owner.name[..length.unwrap_or(owner.name.len())];
+    let name = (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned());
+    Interface {
+        name,
+        ifindex: (owner.ifindex != 0).then_some(owner.ifindex),
+        mac: None,
+        addresses: Vec::new(),
+        peer: None,
+        place: Place::HostEnd {
+            ifindex: owner.hook_ifindex,
+            name: String::new(),
+        },
+        ethernet: true,
+    }
+}
