@@ -244,6 +244,7 @@ fn scene(name: &str, interface: &str) -> RoutingSample {
             }],
             lost: 0,
             backend: Backend::Tracepoint,
+            ..Observer::default()
         },
         warnings: vec![Warning {
             code: "namespace_unreadable".to_owned(),

@@ -235,7 +235,16 @@ impl Lab {
         &self,
         args: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<LabCommand> {
-        let mut command = self.command(netobs_binary()?);
+        self.netobs_in(&Netns::Host, args)
+    }
+
+    /// The same in one of the lab's network namespaces.
+    pub fn netobs_in<S: AsRef<OsStr>>(
+        &self,
+        netns: &Netns,
+        args: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<LabCommand> {
+        let mut command = self.command_in(netns, netobs_binary()?);
         let mut first = true;
         for arg in args {
             command.arg(&arg);

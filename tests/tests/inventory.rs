@@ -9,10 +9,10 @@
 mod common;
 
 use common::{
-    Link, Watch, count, find_interface, grown, growth, inode, interface, namespace, observes, ping,
-    row_names, rows,
+    Link, SOON, Watch, count, find_interface, grown, growth, inode, interface, namespace, observes,
+    ping, row_names, rows,
 };
-use netobs_tests::{Container, Lab, Netns};
+use netobs_tests::{Container, Lab, Netns, poll_until};
 use serde_json::Value;
 
 /// A file below /sys/class/net of a namespace, as a number.
@@ -217,22 +217,30 @@ fn docker_stats_shows_the_same_bytes() -> anyhow::Result<()> {
         Link::new("server", &server.netns(), "eth0"),
         Link::new("client", &client.netns(), "eth0"),
     ];
-    let rest = watch.at_rest(&lab, &links)?;
-    rest.reconciles();
-    for container in [&server, &client] {
+    let stats = |container: &Container<'_>| {
         // `docker stats` rounds what this answer of its API holds.
         let path = format!(
             "http://localhost/containers/{}/stats?stream=false&one-shot=true",
             container.id()
         );
-        let socket = lab.docker_socket();
-        let stats = lab
+        let answer = lab
             .command("curl")
             .args(["-sf", "--unix-socket"])
-            .arg(socket)
+            .arg(lab.docker_socket())
             .arg(path)
             .json()?;
-        let theirs = &stats["networks"]["eth0"];
+        anyhow::Ok(answer["networks"]["eth0"].clone())
+    };
+    // The host's end of a veth has a link-local address and multicasts now and then:
+    // the engine's numbers have to be of a time at which nothing moved.
+    let (rest, theirs) = poll_until(SOON, "the engine's numbers at rest", || {
+        let before = watch.at_rest(&lab, &links)?;
+        let theirs = [stats(&server)?, stats(&client)?];
+        let after = watch.at_rest(&lab, &links)?;
+        Ok(before.is_like(&after).then_some((after, theirs)))
+    })?;
+    rest.reconciles();
+    for (container, theirs) in [&server, &client].into_iter().zip(&theirs) {
         let ours = interface(&rest.sample, container.name(), "eth0");
         for direction in ["rx", "tx"] {
             for key in ["bytes", "packets"] {

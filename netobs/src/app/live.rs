@@ -1,14 +1,10 @@
 //! What `watch` and `routes` share: look at the machine, follow its events, and
 //! print a sample per interval until somebody has had enough.
 
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -30,7 +26,7 @@ use crate::{
     world::{
         engine,
         gather::{Depth, Machine},
-        netlink::{LinkEvent, Netlink},
+        link_events::{self, Heard, LinkEvent},
     },
 };
 
@@ -89,6 +85,9 @@ pub(super) trait Subject {
     /// An interface of our own namespace has ended.
     fn ended(&mut self, ifindex: u32);
 
+    /// Packets can pass one (`up`), or cannot, since this moment.
+    fn passable(&mut self, ifindex: u32, up: bool, at: Instant);
+
     /// Adjusts to what was found on the machine.
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine);
 
@@ -126,8 +125,7 @@ pub(super) async fn run<S: Subject>(
     scope: &config::Scope,
     pace: config::Pace,
 ) -> Result<(), Failure> {
-    let (_socket, events) = Netlink::events().context("open a route socket")?;
-    let mut events = pin!(events);
+    let mut events = link_events::listen().context("listen to link events")?;
     let mut engine = engine::follow(common.engine.clone());
     let warning = first_word(&mut engine, &mut machine, ENGINE_PATIENCE)
         .await
@@ -189,11 +187,11 @@ pub(super) async fn run<S: Subject>(
                     }
                 }
             }
-            Some(event) = events.next() => {
-                run.event(&event);
+            Some(heard) = events.recv() => {
+                run.event(&heard);
                 // What happened together is looked at together.
-                while let Some(Some(event)) = events.next().now_or_never() {
-                    run.event(&event);
+                while let Ok(heard) = events.try_recv() {
+                    run.event(&heard);
                 }
                 if let Err(error) = run.look(Depth::Event).await { break Err(error.into()); }
             }
@@ -239,10 +237,11 @@ pub(super) async fn run<S: Subject>(
 }
 
 impl<S: Subject> Run<S> {
-    fn event(&mut self, event: &LinkEvent) {
-        match event {
-            LinkEvent::Gone(ifindex) => self.subject.ended(*ifindex),
-            LinkEvent::Changed => {}
+    fn event(&mut self, heard: &Heard) {
+        match heard.event {
+            LinkEvent::Gone(ifindex) => self.subject.ended(ifindex),
+            LinkEvent::Changed { ifindex, up } => self.subject.passable(ifindex, up, heard.at),
+            LinkEvent::Other => {}
             LinkEvent::Lost => log::info!("the kernel dropped link events: looking at everything"),
         }
     }

@@ -1,6 +1,6 @@
 //! `netobs routes`.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -75,6 +75,8 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
 
 impl Subject for Routing {
     fn ended(&mut self, _ifindex: u32) {}
+
+    fn passable(&mut self, _ifindex: u32, _up: bool, _at: Instant) {}
 
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
         self.observer.apply(facts, rows, machine).await;

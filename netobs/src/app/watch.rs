@@ -1,6 +1,9 @@
 //! `netobs watch`.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
@@ -88,6 +91,10 @@ fn wanted(config: &config::Watch, host: NsKey) -> Wanted {
 impl Subject for Traffic {
     fn ended(&mut self, ifindex: u32) {
         self.observer.ended(ifindex);
+    }
+
+    fn passable(&mut self, ifindex: u32, up: bool, at: Instant) {
+        self.observer.passable(ifindex, up, at);
     }
 
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {

@@ -3,7 +3,11 @@
 //! No rates, no formatting, no clock: the time is passed in. A sample can be
 //! stored as JSON and read back.
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -170,6 +174,10 @@ pub struct Interface {
     pub kernel: Option<Directions<KernelCounters>>,
     /// What the kernel had counted before we attached.
     pub before_attach: Option<Directions<Baseline>>,
+    /// For how long packets could pass before the programs hung there: 0 where they
+    /// were there first, `None` where the interface was there before us.
+    #[serde(default)]
+    pub attach_lag: Option<Duration>,
 }
 
 impl Interface {
@@ -282,6 +290,33 @@ pub struct Observer {
     /// How routing decisions are observed.
     #[serde(default)]
     pub backend: Backend,
+    /// How long interfaces that came up waited for the programs.
+    #[serde(default)]
+    pub lags: Lags,
+    /// Where everything lives on without us, if it does.
+    #[serde(default)]
+    pub pinned: Option<PathBuf>,
+}
+
+/// How long interfaces waited for the programs, from the moment that packets could
+/// pass, as the kernel's message was heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lags {
+    /// Interfaces.
+    pub count: u64,
+    /// All together.
+    pub sum: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+impl Lags {
+    /// One more interface.
+    pub fn add(&mut self, lag: Duration) {
+        self.count += 1;
+        self.sum += lag;
+        self.max = self.max.max(lag);
+    }
 }
 
 /// A doubt about what is shown, with advice.

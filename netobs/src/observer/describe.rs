@@ -23,6 +23,7 @@ pub(super) fn described(interface: &Interface) -> sample::Interface {
         counters: None,
         kernel: None,
         before_attach: None,
+        attach_lag: None,
     }
 }
 

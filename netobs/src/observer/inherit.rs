@@ -136,6 +136,8 @@ impl Observer {
                 kernel: None,
                 detached: owner.detached,
                 described: SlotOwner::default(),
+                lag: None,
+                fresh: false,
             },
         );
     }

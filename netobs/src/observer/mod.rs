@@ -88,6 +88,11 @@ struct Observed {
     detached: u64,
     /// What was written down of it last.
     described: SlotOwner,
+    /// For how long packets could pass before the programs hung there; `None` where
+    /// it was there before us.
+    lag: Option<Duration>,
+    /// Whether it came while we were looking.
+    fresh: bool,
 }
 
 /// From so many interfaces at once on, grace periods are worth shortening.
@@ -129,6 +134,10 @@ pub struct Observer {
     departed: Vec<u64>,
     /// Whether what an earlier netobs left was looked at.
     inherited: bool,
+    /// Since when packets can pass the interfaces of our own namespace that came up
+    /// while we were looking.
+    passable: HashMap<u32, Instant>,
+    lags: sample::Lags,
 }
 
 impl Observer {
@@ -161,6 +170,8 @@ impl Observer {
             verified: Instant::now(),
             departed: Vec::new(),
             inherited: false,
+            passable: HashMap::new(),
+            lags: sample::Lags::default(),
         })
     }
 
@@ -175,7 +186,29 @@ impl Observer {
         self.failed.remove(&spot);
         self.turned_away.remove(&spot);
         self.made_qdiscs.remove(&spot);
+        self.passable.remove(&ifindex);
         self.retire(spot, true);
+    }
+
+    /// Packets can pass an interface of our own namespace since `at`, or no longer.
+    pub fn passable(&mut self, ifindex: u32, up: bool, at: Instant) {
+        if !up {
+            self.passable.remove(&ifindex);
+            return;
+        }
+        self.passable.entry(ifindex).or_insert(at);
+        let spot = Spot {
+            scope: self.host_key,
+            ifindex,
+        };
+        // The programs were there first.
+        if let Some(observed) = self.observed.get_mut(&spot)
+            && observed.fresh
+            && observed.lag.is_none()
+        {
+            observed.lag = Some(Duration::ZERO);
+            self.lags.add(Duration::ZERO);
+        }
     }
 
     /// Attaches to what is new in `rows` and lets go of what is not there any
@@ -233,7 +266,13 @@ impl Observer {
                 let name = interface.place.name();
                 match self.observe(spot, owner, interface, machine) {
                     Ok(observed) => {
-                        info!("observing {name} ({})", observed.attached.hook.as_str());
+                        let hook = observed.attached.hook.as_str();
+                        match observed.lag {
+                            Some(lag) => {
+                                info!("observing {name} ({hook}), {lag:.1?} after it came up")
+                            }
+                            None => info!("observing {name} ({hook})"),
+                        }
                         self.observed.insert(spot, observed);
                         fresh.insert(spot);
                     }
@@ -349,6 +388,8 @@ impl Observer {
             kernel: None,
             detached: 0,
             described: SlotOwner::default(),
+            lag: None,
+            fresh: !self.rows.is_empty(),
         };
         let entry = SlotEntry::new(slot, flags(interface));
         let name = interface.place.name();
@@ -361,6 +402,11 @@ impl Observer {
             Ok(attached) => {
                 observed.attached = attached;
                 observed.since = SystemTime::now();
+                if spot.scope == self.host_key && observed.fresh {
+                    let since = self.passable.get(&spot.ifindex);
+                    observed.lag = since.map(Instant::elapsed);
+                    observed.lag.into_iter().for_each(|lag| self.lags.add(lag));
+                }
                 Ok(observed)
             }
             Err(error) => {
@@ -452,6 +498,7 @@ impl Observer {
             attached,
             since,
             baseline,
+            lag,
             ..
         } = observed;
         let hook = attached.hook;
@@ -471,6 +518,7 @@ impl Observer {
                 // What was read last is older than what we counted.
                 kernel: None,
                 before_attach: baseline,
+                attach_lag: lag,
                 ..described(&interface)
             });
     }
@@ -624,6 +672,7 @@ impl Observer {
                 counters: ours.remove(&spot),
                 kernel: observed.kernel,
                 before_attach: observed.baseline,
+                attach_lag: observed.lag,
                 ..described
             },
             None => sample::Interface {
@@ -663,6 +712,8 @@ impl Observer {
         // Interfaces, and not attempts.
         maps.full = self.turned_away.len() as u64;
         about.maps.push(maps);
+        about.lags = self.lags;
+        about.pinned = self.host.part().map(|part| part.path().to_owned());
         about
     }
 

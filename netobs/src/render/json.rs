@@ -94,6 +94,8 @@ pub(super) struct JsonObserver<'a> {
     route_backend: &'static str,
     programs: &'a [crate::model::sample::ProgramInfo],
     maps: &'a [crate::model::sample::MapInfo],
+    attach_lag_s: JsonLags,
+    pinned: Option<String>,
     lost: u64,
 }
 
@@ -139,7 +141,15 @@ struct JsonInterface<'a> {
     tx: Option<JsonCounters>,
     kernel: Option<Directions<KernelCounters>>,
     before_attach: Option<Directions<JsonBefore>>,
+    attach_lag_s: Option<f64>,
     unaccounted: Option<Directions<i64>>,
+}
+
+#[derive(Serialize)]
+struct JsonLags {
+    count: u64,
+    sum: f64,
+    max: f64,
 }
 
 #[derive(Serialize)]
@@ -279,6 +289,15 @@ impl<'a> From<&'a Observer> for JsonObserver<'a> {
             route_backend: observer.backend.as_str(),
             programs: &observer.programs,
             maps: &observer.maps,
+            attach_lag_s: JsonLags {
+                count: observer.lags.count,
+                sum: observer.lags.sum.as_secs_f64(),
+                max: observer.lags.max.as_secs_f64(),
+            },
+            pinned: observer
+                .pinned
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned()),
             lost: observer.lost,
         }
     }
@@ -340,6 +359,7 @@ impl<'a> From<&'a Interface> for JsonInterface<'a> {
             rx: counters.map(|counters| (&counters.rx).into()),
             tx: counters.map(|counters| (&counters.tx).into()),
             kernel: interface.kernel,
+            attach_lag_s: interface.attach_lag.map(|lag| lag.as_secs_f64()),
             before_attach: interface
                 .before_attach
                 .map(|before| before.map(JsonBefore::from)),

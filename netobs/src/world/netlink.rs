@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream::Stream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -19,7 +19,7 @@ use netlink_packet_route::{
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia},
     stats::{StatsAttribute, StatsFilterMask, StatsMessage},
 };
-use rtnetlink::{Handle, MulticastGroup};
+use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
 use super::netns;
@@ -46,20 +46,6 @@ impl Drop for Netlink {
     }
 }
 
-/// Something happened to a link.
-#[derive(Clone, Debug)]
-pub enum LinkEvent {
-    /// Made or changed.
-    Changed,
-    /// Gone from our namespace. The counters that the message carries are no
-    /// use: a veth that is being deleted has lost its peer, and with it what
-    /// it received.
-    /// <https://github.com/torvalds/linux/blob/v6.18/drivers/net/veth.c>
-    Gone(u32),
-    /// The kernel dropped events: look at everything again.
-    Lost,
-}
-
 impl Netlink {
     /// Opens a socket in the namespace of this thread.
     ///
@@ -82,19 +68,6 @@ impl Netlink {
             let _context = runtime.enter();
             Ok((Self::open()?, netns::cookie().ok()))
         })?
-    }
-
-    /// Opens a socket that hears of every change to a link of this
-    /// thread's namespace, as a stream of events.
-    ///
-    /// # Errors
-    /// Where the socket cannot be made.
-    pub fn events() -> io::Result<(Self, impl Stream<Item = LinkEvent>)> {
-        let (connection, handle, messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
-        let task = tokio::spawn(connection);
-        let events = messages.filter_map(async |(message, _)| link_event(message));
-        Ok((Self { handle, task }, events))
     }
 
     /// All interfaces with their addresses.
@@ -212,22 +185,6 @@ impl Netlink {
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
-    }
-}
-
-fn link_event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
-    match message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_)) => Some(LinkEvent::Changed),
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
-            // A port that leaves its bridge is "deleted" in the bridge's family.
-            if message.header.interface_family == AddressFamily::Bridge {
-                Some(LinkEvent::Changed)
-            } else {
-                Some(LinkEvent::Gone(message.header.index))
-            }
-        }
-        NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
-        _ => None,
     }
 }
 

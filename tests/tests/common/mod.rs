@@ -224,6 +224,11 @@ impl Rest {
         }
     }
 
+    /// Whether the kernel had counted the same.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.kernel == other.kernel
+    }
+
     /// The counters of a row in a direction.
     #[track_caller]
     pub(crate) fn counters(&self, row: &str, direction: &str) -> &Value {

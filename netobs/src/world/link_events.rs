@@ -1,0 +1,140 @@
+//! Changes of the links of our own namespace, as netlink tells of them, with the time
+//! at which they were heard of.
+//!
+//! A thread of its own listens: whatever else netobs does at that moment, the time is
+//! right and the kernel's buffer is empty.
+
+use std::{io, thread, time::Instant};
+
+use bytes::BytesMut;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkFlags};
+use nix::{
+    libc,
+    sys::socket::{
+        setsockopt,
+        sockopt::{RcvBuf, RcvBufForce},
+    },
+};
+use rtnetlink::{
+    MulticastGroup,
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
+};
+use tokio::sync::mpsc;
+
+/// Room for events that wait to be read.
+const BUFFER_BYTES: usize = 4 << 20;
+/// Longest datagram: the kernel's are no longer than a page or two.
+const DATAGRAM_BYTES: usize = 64 << 10;
+
+/// Something happened to a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// Made or changed.
+    Changed {
+        /// Its index.
+        ifindex: u32,
+        /// Whether packets can pass: it is up, and so is its other end.
+        up: bool,
+    },
+    /// Gone from our namespace. The counters that the message carries are no
+    /// use: a veth that is being deleted has lost its peer, and with it what
+    /// it received.
+    /// <https://github.com/torvalds/linux/blob/v6.18/drivers/net/veth.c>
+    Gone(u32),
+    /// Something about it that tells neither.
+    Other,
+    /// The kernel dropped events: look at everything again.
+    Lost,
+}
+
+/// When it was heard of.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub event: LinkEvent,
+}
+
+/// Starts to listen in the namespace of this thread.
+///
+/// # Errors
+/// Where the socket or the thread cannot be made.
+pub fn listen() -> io::Result<mpsc::UnboundedReceiver<Heard>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind(&SocketAddr::new(0, 1 << (MulticastGroup::Link as u32 - 1)))?;
+    // Beyond the system's limit where we may, else up to it.
+    setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)
+        .or_else(|_| setsockopt(&socket, RcvBuf, &BUFFER_BYTES))?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    thread::Builder::new()
+        .name("link-events".to_owned())
+        .spawn(move || follow(&socket, &sender))?;
+    Ok(receiver)
+}
+
+/// Until nobody listens any more, or there is nothing to listen to.
+fn follow(socket: &Socket, sender: &mpsc::UnboundedSender<Heard>) {
+    let mut buffer = BytesMut::with_capacity(DATAGRAM_BYTES);
+    loop {
+        buffer.clear();
+        let received = socket.recv(&mut buffer, 0);
+        let at = Instant::now();
+        let events = match received {
+            Ok(_) => events(&buffer),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => vec![LinkEvent::Lost],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                log::warn!("link events: {error}");
+                return;
+            }
+        };
+        for event in events {
+            if sender.send(Heard { at, event }).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The events in a datagram. One that cannot be read is a change of some kind.
+fn events(mut datagram: &[u8]) -> Vec<LinkEvent> {
+    let mut events = Vec::new();
+    while !datagram.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram);
+        let length = message.as_ref().map_or(0, |m| m.header.length as usize);
+        events.extend(message.map_or(Some(LinkEvent::Other), |message| event(&message)));
+        // Messages begin at multiples of four bytes.
+        let next = length.next_multiple_of(4);
+        if next == 0 {
+            break;
+        }
+        datagram = datagram.get(next..).unwrap_or_default();
+    }
+    events
+}
+
+fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+            Some(LinkEvent::Changed {
+                ifindex: link.header.index,
+                up: link
+                    .header
+                    .flags
+                    .contains(LinkFlags::Up | LinkFlags::LowerUp),
+            })
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+            // A port that leaves its bridge is "deleted" in the bridge's family.
+            if link.header.interface_family == AddressFamily::Bridge {
+                Some(LinkEvent::Other)
+            } else {
+                Some(LinkEvent::Gone(link.header.index))
+            }
+        }
+        NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
+        _ => None,
+    }
+}
