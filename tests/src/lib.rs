@@ -22,6 +22,7 @@
 mod command;
 mod container;
 mod docker;
+mod figures;
 mod holder;
 pub mod image;
 mod lab;
@@ -34,6 +35,7 @@ mod skip;
 
 pub use command::{LabCommand, Netns};
 pub use container::Container;
+pub use figures::{FIGURES, figure};
 pub use lab::{Lab, LabBuilder};
 pub use link::{Direction, LinkStats, QdiscStats};
 pub use netobs_bin::{NETOBS_BIN, netobs_binary};

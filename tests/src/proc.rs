@@ -79,6 +79,12 @@ impl Proc {
         self.stdout.lines().clone()
     }
 
+    /// The lines of standard output since this was called last. Those taken are no
+    /// longer kept.
+    pub fn take_stdout(&self) -> Vec<String> {
+        std::mem::take(&mut *self.stdout.lines())
+    }
+
     /// The lines of standard error so far.
     pub fn stderr(&self) -> Vec<String> {
         self.stderr.lines().clone()

@@ -22,11 +22,10 @@ fn links() -> [Link<'static>; 2] {
     [Link::named("a", "eth0"), Link::named("b", "eth0")]
 }
 
-/// A quiet pair, and a BPF file system of the lab's own.
+/// A quiet pair. The lab has a BPF file system of its own.
 fn lab() -> anyhow::Result<Lab> {
     let lab = Lab::new()?;
     quiet_pair(&lab)?;
-    lab.shell("mount -t bpf bpf /sys/fs/bpf")?;
     Ok(lab)
 }
 

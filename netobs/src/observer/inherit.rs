@@ -200,7 +200,6 @@ impl Observer {
                 continue;
             }
             let past = self.past.remove(&key).unwrap_or_default();
-            self.departed.push(cookie);
             let note = self.notes.get(&cookie).copied().unwrap_or_default();
             let row = Row {
                 key,
@@ -218,6 +217,7 @@ impl Observer {
             };
             // It lives where this one was not asked to look.
             if machine.path_of(key).is_some() || !self.settings.selection.includes(&row) {
+                self.departed.push(cookie);
                 continue;
             }
             self.gone.push(sample::Namespace {

@@ -112,6 +112,7 @@ impl Observer {
     pub(super) async fn leave(mut self, machine: &Machine) {
         self.read_kernel(machine, None).await;
         self.write_down();
+        self.forget_departed();
         for (_, observed) in self.observed.drain() {
             observed.attached.leave();
         }

@@ -130,7 +130,8 @@ pub struct Observer {
     verified: Instant,
     /// What is remembered in the kernel of namespaces, by cookie.
     notes: HashMap<u64, Netns>,
-    /// Namespaces to be forgotten there once they were shown for the last time.
+    /// Namespaces that were shown for the last time, or are not shown any more, and
+    /// are to be forgotten there once that was written out.
     departed: Vec<u64>,
     /// Whether what an earlier netobs left was looked at.
     inherited: bool,
@@ -548,8 +549,8 @@ impl Observer {
             .collect();
         for row in ended {
             let past = self.past.remove(&row.key).unwrap_or_default();
-            self.departed.extend(row.cookie);
             if !self.settings.selection.includes(row) {
+                self.departed.extend(row.cookie);
                 continue;
             }
             self.gone.push(sample::Namespace {
@@ -641,8 +642,12 @@ impl Observer {
                 ..namespace(row)
             })
             .collect();
-        namespaces.append(&mut self.gone);
+        // What the last sample showed as gone has been written by now; whoever is killed
+        // before that is followed by one that shows it again.
         self.forget_departed();
+        self.departed
+            .extend(self.gone.iter().filter_map(|ns| ns.cookie));
+        namespaces.append(&mut self.gone);
         warnings.extend(doubts(&namespaces));
         warnings.extend(self.detached());
         let observer = self.about();
