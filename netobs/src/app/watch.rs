@@ -10,7 +10,7 @@ use super::{
     screen::Screen,
 };
 use crate::{
-    bpf::lookups,
+    bpf::{lookups, object},
     config::{self, Format},
     error::{Cause, Failure},
     inventory::{behalf, build::Row, facts::Facts},
@@ -20,7 +20,7 @@ use crate::{
     },
     observer::{LookupObserver, Observer, Settings, Wanted},
     render::{csv, json, table},
-    world::gather::Machine,
+    world::{gather::Machine, limits},
 };
 
 /// Packets and lookups of namespaces.
@@ -86,6 +86,8 @@ impl Subject for Traffic {
 
     fn problem(&self) -> Option<Failure> {
         let reason = self.observer.nothing_works()?;
+        // Room may come, and the reason is in every row.
+        limits::room(object::DESCRIPTORS).ok()?;
         Some(explain(anyhow::anyhow!("attach to interfaces: {reason}")))
     }
 

@@ -18,8 +18,13 @@ use tokio::{
 };
 
 use super::counters::CounterMemory;
-use crate::model::sample::{MapInfo, ProgramInfo};
+use crate::{
+    model::sample::{MapInfo, ProgramInfo},
+    world::limits,
+};
 
+/// Descriptors that a copy holds: maps, programs, types, the log.
+pub const DESCRIPTORS: u64 = 12;
 /// Entries of the array in front of the hash of interface indexes.
 const NEAR_INDEXES: u32 = 65_536;
 
@@ -116,6 +121,7 @@ impl Programs {
     /// # Errors
     /// With the verifier's or the kernel's reason.
     pub fn load(capacity: Capacity) -> anyhow::Result<Self> {
+        limits::room(DESCRIPTORS)?;
         let cpus = cpus()?;
         let records = record_index(capacity.slots, 0, 0, cpus);
         let log = log_level();

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    engine,
+    engine, limits,
     netlink::{CountersByIndex, Netlink},
     netns, scan,
 };
@@ -358,7 +358,7 @@ impl Machine {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Ended),
             Err(error) => {
-                facts.links = Err(format!("{}: {error}", path.display()));
+                facts.links = Err(format!("{}: {}", path.display(), limits::told(&error)));
                 return Ok(facts);
             }
         };
@@ -371,7 +371,10 @@ impl Machine {
                 facts.cookie = cookie;
                 netlink.links().await.map_err(|error| format!("{error:#}"))
             }
-            Err(error) => Err(format!("cannot enter the namespace: {error}")),
+            Err(error) => Err(format!(
+                "cannot enter the namespace: {}",
+                limits::told(&error)
+            )),
         };
         Ok(facts)
     }

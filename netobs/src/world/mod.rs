@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod engine;
 pub mod gather;
+pub mod limits;
 pub mod netlink;
 pub mod netns;
 pub mod privilege;
