@@ -10,10 +10,11 @@ mod routes;
 mod screen;
 mod watch;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 use clap::CommandFactory as _;
 use log::LevelFilter;
+use nix::libc::{ENOMEM, EPERM};
 
 use crate::{
     cli::{Cli, Command},
@@ -129,9 +130,13 @@ fn explain(error: anyhow::Error) -> Failure {
     if let Some(failure) = not_permitted(&Chain(&error)) {
         return failure;
     }
+    let refused = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| matches!(cause.raw_os_error(), Some(EPERM | ENOMEM)));
     match limits::memory(&host().kernel) {
-        Some(memory) => Failure::new(Cause::NotPermitted, error.context(memory)),
-        None => Failure::new(
+        Some(memory) if refused => Failure::new(Cause::NotPermitted, error.context(memory)),
+        _ => Failure::new(
             Cause::Kernel,
             error.context(
                 "the kernel lacks what netobs needs: eBPF with memory-mapped arrays (since Linux 5.5) \

@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod book;
 pub mod counters;
 pub mod lookups;
+pub mod neighbours;
 pub mod remarks;
 pub mod route;
 pub mod routing;

@@ -14,6 +14,8 @@ use nix::{
 /// Descriptors that stay free for looking into namespaces, for /proc and for the
 /// engine: without them nothing would be found any more.
 pub const RESERVE: u64 = 24;
+/// Descriptors that netobs holds itself: programs, maps, sockets.
+const OWN: u64 = 50;
 /// What is advised, unless that is too little.
 const AMPLE: rlim_t = 65_536;
 
@@ -103,6 +105,13 @@ pub fn room(count: u64) -> Result<(), Short> {
         Err(error) if error.raw_os_error() == Some(ENFILE) => Err(Short::Machine),
         Ok(_) | Err(_) => Err(Short::Process(limit)),
     }
+}
+
+/// For about how many interfaces `limit` open files are enough, beside what
+/// netobs has open itself.
+#[must_use]
+pub fn interfaces(limit: u64) -> u64 {
+    limit.saturating_sub(OWN + RESERVE) / 2
 }
 
 fn fits(used: u64, count: u64, limit: u64) -> bool {

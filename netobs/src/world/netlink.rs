@@ -14,7 +14,7 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayl
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, Stats64},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp, Stats64},
     nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia},
     stats::{StatsAttribute, StatsFilterMask, StatsMessage},
@@ -27,6 +27,7 @@ use crate::{
     inventory::facts::Link,
     model::{
         counters::{Directions, KernelCounters},
+        neighbours::XdpMode,
         route::{Hop, Prefix, Route, RouteType},
     },
 };
@@ -155,6 +156,17 @@ impl Netlink {
             }
         }
         Ok(result)
+    }
+
+    /// The XDP programs on an interface, by id.
+    ///
+    /// # Errors
+    /// Where the interface is gone.
+    pub async fn xdp(&self, ifindex: u32) -> anyhow::Result<Vec<(XdpMode, u32)>> {
+        let request = self.handle.link().get().match_index(ifindex);
+        let mut replies = request.execute();
+        let message = replies.try_next().await.context("ask for XDP programs")?;
+        Ok(message.iter().flat_map(xdp).collect())
     }
 
     /// All routes of all tables.
@@ -352,6 +364,24 @@ fn link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn xdp(message: &LinkMessage) -> Vec<(XdpMode, u32)> {
+    let attached = message
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            LinkAttribute::Xdp(attached) => attached.as_slice(),
+            _ => &[],
+        });
+    attached
+        .filter_map(|attribute| match attribute {
+            LinkXdp::HwProgId(id) => Some((XdpMode::Offload, *id)),
+            LinkXdp::DrvProgId(id) => Some((XdpMode::Native, *id)),
+            LinkXdp::SkbProgId(id) => Some((XdpMode::Generic, *id)),
+            _ => None,
+        })
+        .collect()
 }
 
 fn kind_name(kind: &InfoKind) -> String {
