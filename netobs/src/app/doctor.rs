@@ -8,14 +8,18 @@ use nix::sched::{CloneFlags, unshare};
 use super::print;
 use crate::{
     bpf::{
-        attach, chain,
+        attach,
+        chain::{self, Inside, Spot},
         lookups::{LookupPrograms, Settings},
         object::{self, Capacity, Programs},
     },
     config::{self, TcMode},
     error::{Cause, Failure},
     inventory::build,
-    model::sample::Hook,
+    model::{
+        neighbours::Neighbours,
+        sample::{Hook, NsKey},
+    },
     render::doctor::{self, Chain, Check, Place, Report, Verdict},
     world::{
         engine::{self, Update},
@@ -315,7 +319,7 @@ async fn chains(machine: &mut Machine, hook: Hook) -> anyhow::Result<(usize, Vec
             build::Place::HostEnd { .. } => (Place::HostEnd, machine.host_key()),
             build::Place::Inside { .. } => (Place::Inside, row.key),
         };
-        let chain = match chain::look_in(machine, scope, at.name(), at.ifindex()).await {
+        let chain = match neighbours(machine, scope, at).await {
             Ok(neighbours) => Chain::new(&row.name, at.name(), place, hook, neighbours),
             Err(error) => Chain::unknown(&row.name, at.name(), place, &format!("{error:#}")),
         };
@@ -324,4 +328,13 @@ async fn chains(machine: &mut Machine, hook: Hook) -> anyhow::Result<(usize, Vec
         }
     }
     Ok((interfaces.len(), chains))
+}
+
+async fn neighbours(
+    machine: &Machine,
+    scope: NsKey,
+    at: &build::Place,
+) -> anyhow::Result<Neighbours> {
+    let inside = Inside::of(machine, scope)?;
+    chain::look(Spot::new(machine, inside.as_ref(), at.name(), at.ifindex())).await
 }

@@ -1,6 +1,6 @@
 //! Who hangs on an interface.
 
-use std::fs::File;
+use std::{fs::File, io};
 
 use anyhow::Context as _;
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
@@ -15,17 +15,70 @@ use crate::{
     world::{gather::Machine, netlink::Netlink, netns},
 };
 
+/// A way into a namespace that is not ours. To be kept for a visit only: it keeps
+/// the namespace alive.
+pub struct Inside {
+    file: File,
+    netlink: Netlink,
+}
+
+impl Inside {
+    /// The way into `scope`; `None` where that is our own.
+    ///
+    /// # Errors
+    /// Where the namespace has ended or cannot be entered.
+    pub fn of(machine: &Machine, scope: NsKey) -> anyhow::Result<Option<Self>> {
+        if scope == machine.host_key() {
+            return Ok(None);
+        }
+        let path = machine.path_of(scope).context("the namespace has ended")?;
+        let file = netns::open(&path)?;
+        let (netlink, cookie) = Netlink::open_in(&file)?;
+        let same = scope.cookie().is_none_or(|own| cookie == Some(own));
+        anyhow::ensure!(same, "the namespace has ended");
+        Ok(Some(Self { file, netlink }))
+    }
+}
+
 /// An interface to look at.
 #[derive(Clone, Copy)]
 pub struct Spot<'a> {
-    /// Its namespace; `None` for that of this thread.
-    pub namespace: Option<&'a File>,
-    /// A route socket there.
+    /// A route socket in its namespace.
     pub netlink: &'a Netlink,
     /// Its name.
     pub name: &'a str,
     /// Its index.
     pub ifindex: u32,
+    namespace: Option<&'a File>,
+}
+
+impl<'a> Spot<'a> {
+    /// An interface of the namespace that `inside` leads to, or of our own.
+    #[must_use]
+    pub fn new(
+        machine: &'a Machine,
+        inside: Option<&'a Inside>,
+        name: &'a str,
+        ifindex: u32,
+    ) -> Self {
+        Self {
+            netlink: inside.map_or_else(|| machine.netlink(), |inside| &inside.netlink),
+            name,
+            ifindex,
+            namespace: inside.map(|inside| &inside.file),
+        }
+    }
+
+    /// Runs `work` on a thread that is in the interface's namespace.
+    ///
+    /// # Errors
+    /// Where that cannot be entered.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        match self.namespace {
+            Some(file) => netns::within(file, work),
+            None => Ok(work()),
+        }
+    }
 }
 
 /// Everybody on an interface. A kernel without TCX, and an interface without a
@@ -46,11 +99,8 @@ pub async fn look(spot: Spot<'_>) -> anyhow::Result<Neighbours> {
         .collect();
     ingress.sort_by_key(|program| program.via);
     let mut egress = Vec::new();
-    let query = || [tcx(spot.name, true), tcx(spot.name, false)];
-    let [tcx_ingress, tcx_egress] = match spot.namespace {
-        Some(file) => netns::within(file, query)?,
-        None => query(),
-    };
+    let [tcx_ingress, tcx_egress] =
+        spot.within(|| [tcx(spot.name, true), tcx(spot.name, false)])?;
     for (into, tcx, is_ingress) in [
         (&mut ingress, tcx_ingress, true),
         (&mut egress, tcx_egress, false),
@@ -65,37 +115,6 @@ pub async fn look(spot: Spot<'_>) -> anyhow::Result<Neighbours> {
         );
     }
     Ok(Neighbours { ingress, egress })
-}
-
-/// Everybody on the interface `name` of the namespace `scope`.
-///
-/// # Errors
-/// Where the interface or the namespace is gone, or cannot be entered.
-pub async fn look_in(
-    machine: &Machine,
-    scope: NsKey,
-    name: &str,
-    ifindex: u32,
-) -> anyhow::Result<Neighbours> {
-    if scope == machine.host_key() {
-        return look(Spot {
-            namespace: None,
-            netlink: machine.netlink(),
-            name,
-            ifindex,
-        })
-        .await;
-    }
-    let path = machine.path_of(scope).context("the namespace has ended")?;
-    let file = netns::open(&path)?;
-    let (netlink, _) = Netlink::open_in(&file)?;
-    look(Spot {
-        namespace: Some(&file),
-        netlink: &netlink,
-        name,
-        ifindex,
-    })
-    .await
 }
 
 fn tcx(interface: &str, ingress: bool) -> anyhow::Result<Vec<Program>> {

@@ -2,6 +2,7 @@
 
 pub mod baseline;
 pub mod book;
+pub mod causes;
 pub mod counters;
 pub mod lookups;
 pub mod neighbours;

@@ -6,6 +6,7 @@ pub mod gather;
 pub mod limits;
 pub mod netlink;
 pub mod netns;
+pub mod offload;
 pub mod privilege;
 pub mod rcu;
 pub mod route_events;
