@@ -213,8 +213,8 @@ fn too_few_open_files_are_told() -> anyhow::Result<()> {
         command.arg(format!("--nofile={limit}"));
         command.arg(netobs_binary()?);
         let report = command.args(["doctor", "--output=json"]).json()?;
-        let checks = report["checks"].as_array().into_iter().flatten();
-        let check = checks.filter(|check| check["name"] == "open files").last();
+        let mut checks = report["checks"].as_array().into_iter().flatten();
+        let check = checks.find(|check| check["name"] == "open files");
         Ok(check.cloned().unwrap_or_default())
     };
     let plenty = files("64:4096")?;

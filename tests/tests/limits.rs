@@ -147,6 +147,46 @@ fn room_that_comes_free_is_used() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Lowered below what is open already: nothing more can be opened, and what is known
+/// stays.
+#[test]
+fn a_limit_that_sinks_under_it_is_survived() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    connected(&lab, 0..5)?;
+    let mut watch = Watch::start(&lab, &[])?;
+    watch.until("five", |sample| observed(sample) == 5)?;
+    let pid = watch.proc.pid().to_string();
+    let sink = |files: &str| {
+        // The pid is one outside the lab.
+        let args = ["--pid", &pid, &format!("--nofile={files}:4096")];
+        let status = std::process::Command::new("prlimit").args(args).status()?;
+        anyhow::ensure!(status.success(), "prlimit {args:?}: {status}");
+        Ok(())
+    };
+    sink("20")?;
+    connected(&lab, 5..7)?;
+    let told = |sample: &Value| {
+        let told = warnings(sample, "open_files_exhausted");
+        told.first()
+            .map(|warning| tells_the_limit(warning["message"].as_str().unwrap_or_default()))
+            .is_some()
+    };
+    watch.until("a word about it", told)?;
+    // Long enough for a look at everything that is stale.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(6);
+    while std::time::Instant::now() < end {
+        let sample = watch.fresh()?;
+        let known = |number| common::observes(&sample, &format!("n{number}"), "eth0");
+        assert!((0..5).all(known), "{sample}");
+    }
+    sink("4096")?;
+    watch.until("all seven", |sample| {
+        !told(sample) && (0..7).all(|n| common::observes(sample, &format!("n{n}"), "eth0"))
+    })?;
+    watch.end()?;
+    Ok(())
+}
+
 fn sees_eth0(sample: &Value, name: &str) -> bool {
     common::find_interface(namespace(sample, name), "eth0").is_some()
 }

@@ -66,7 +66,7 @@ pub(super) async fn run(config: config::List) -> Result<(), Failure> {
         said.tell(&warnings);
     }
     print(&text)?;
-    let partial = namespaces.iter().any(|ns| ns.reason.is_some());
+    let partial = machine.blind.is_some() || namespaces.iter().any(|ns| ns.reason.is_some());
     if config.scope.strict && partial {
         return Err(Failure::words(
             Cause::Partial,
@@ -136,6 +136,11 @@ pub(super) fn standing(machine: &Machine, rows: &[Row], scope: &config::Scope) -
             crate::world::text::lossless_os(path.as_os_str())
         ),
     });
+    let exhausted = machine.blind.map(|short| Warning {
+        code: "open_files_exhausted".to_owned(),
+        namespace: None,
+        message: format!("namespaces that come or go are not seen at the moment: {short}"),
+    });
     let blind = privilege::missing()
         .filter(|need| {
             matches!(
@@ -153,7 +158,11 @@ pub(super) fn standing(machine: &Machine, rows: &[Row], scope: &config::Scope) -
                 privilege::HOW
             ),
         });
-    unmatched.chain(troubles).chain(blind).collect()
+    unmatched
+        .chain(troubles)
+        .chain(exhausted)
+        .chain(blind)
+        .collect()
 }
 
 /// Tells each warning once, on standard error.

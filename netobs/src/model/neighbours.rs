@@ -97,11 +97,11 @@ impl Neighbours {
 
 /// The others among `programs` that packets meet before the first that `is_own`
 /// names. Where it names none: before the place that we would take by `hook`.
-pub fn ahead<'a>(
-    programs: &'a [Program],
+pub fn ahead(
+    programs: &[Program],
     hook: Hook,
     is_own: impl Fn(&Program) -> bool,
-) -> impl Iterator<Item = &'a Program> {
+) -> impl Iterator<Item = &Program> {
     let own = programs.iter().position(is_own);
     let place = own.unwrap_or_else(|| {
         let before = |program: &&Program| match program.via {

@@ -50,6 +50,8 @@ pub struct Machine {
     suspects: HashMap<PathBuf, Instant>,
     /// Those of them that stay so, with what is wrong.
     pub troubles: Vec<(PathBuf, String)>,
+    /// Why namespaces cannot be looked for at the moment.
+    pub blind: Option<limits::Short>,
 }
 
 /// What is remembered of an interface of ours from look to look.
@@ -96,6 +98,7 @@ impl Machine {
             looked: false,
             suspects: HashMap::new(),
             troubles: Vec::new(),
+            blind: None,
         })
     }
 
@@ -157,7 +160,11 @@ impl Machine {
     pub async fn look(&mut self, depth: Depth) -> anyhow::Result<Facts> {
         self.host_links = self.host.links().await?;
         self.notice_moves();
-        self.find(depth).await;
+        // Nothing found would look like everything gone.
+        self.blind = limits::visit().err();
+        if self.blind.is_none() {
+            self.find(depth).await;
+        }
         self.settle();
         self.looked = true;
         Ok(Facts {

@@ -14,6 +14,8 @@ use nix::{
 /// Descriptors that stay free for looking into namespaces, for /proc and for the
 /// engine: without them nothing would be found any more.
 pub const RESERVE: u64 = 24;
+/// Descriptors that a look into a namespace, or at /proc, takes for a moment.
+const VISIT: u64 = 4;
 /// Descriptors that netobs holds itself: programs, maps, sockets.
 const OWN: u64 = 50;
 /// What is advised, unless that is too little.
@@ -91,12 +93,24 @@ pub fn in_use() -> io::Result<u64> {
     Ok(u64::try_from(probe.as_raw_fd()).unwrap_or(0))
 }
 
+/// Makes sure that a namespace can be looked into.
+///
+/// # Errors
+/// Where not even that many files can be opened.
+pub fn visit() -> Result<(), Short> {
+    has_room(VISIT)
+}
+
 /// Makes sure that `count` descriptors more can be held for long, with
 /// [`RESERVE`] left.
 ///
 /// # Errors
 /// Where they cannot.
 pub fn room(count: u64) -> Result<(), Short> {
+    has_room(count.saturating_add(RESERVE))
+}
+
+fn has_room(count: u64) -> Result<(), Short> {
     let Some(limit) = files() else {
         return Ok(());
     };
@@ -115,7 +129,7 @@ pub fn interfaces(limit: u64) -> u64 {
 }
 
 fn fits(used: u64, count: u64, limit: u64) -> bool {
-    used.saturating_add(count).saturating_add(RESERVE) <= limit
+    used.saturating_add(count) <= limit
 }
 
 /// No room for more open files.
@@ -190,11 +204,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reserve_is_kept() {
-        assert!(fits(10, 2, 12 + RESERVE));
-        assert!(!fits(10, 2, 11 + RESERVE));
+    fn room_ends_at_the_limit() {
+        assert!(fits(10, 2, 12));
+        assert!(!fits(10, 2, 11));
+        // Lowered while more are open.
         assert!(!fits(10, 2, 3));
         assert!(fits(10, 2, RLIM_INFINITY));
+    }
+
+    #[test]
+    fn a_reserve_is_kept() {
+        let limit = files().unwrap_or(0);
+        assert_eq!(room(1), Ok(()));
+        assert_eq!(room(limit - RESERVE), Err(Short::Process(limit)));
+        assert_eq!(has_room(limit - RESERVE), Ok(()));
     }
 
     #[test]

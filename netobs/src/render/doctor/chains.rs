@@ -245,11 +245,10 @@ fn one(group: &[&Chain], out: &mut dyn io::Write) -> io::Result<()> {
     }
     indented("", "  ", &heading, out)?;
     let ways = group[0].place.ways();
-    let both: [(&str, &str, fn(&Chain) -> &[Program]); 2] = [
-        ("ingress", ways[0], |chain| &chain.neighbours.ingress),
-        ("egress", ways[1], |chain| &chain.neighbours.egress),
-    ];
-    for (hook, way, of) in both {
+    type Of = fn(&Chain) -> &[Program];
+    let ingress: Of = |chain| &chain.neighbours.ingress;
+    let egress: Of = |chain| &chain.neighbours.egress;
+    for (hook, way, of) in [("ingress", ways[0], ingress), ("egress", ways[1], egress)] {
         let mut label = format!("{hook} ({way})");
         for place in 0..of(group[0]).len() {
             let same: Vec<&Program> = group.iter().map(|chain| &of(chain)[place]).collect();
