@@ -204,7 +204,7 @@ pub(super) fn table(
     if chains.is_empty() {
         return writeln!(
             out,
-            "nobody is attached to the interfaces that netobs would observe ({alone})"
+            "nobody is attached to what netobs would observe (interfaces: {alone})"
         );
     }
     writeln!(out)?;
@@ -217,7 +217,10 @@ pub(super) fn table(
         one(&group, out)?;
     }
     if alone > 0 {
-        writeln!(out, "nobody is attached to the others ({alone})")?;
+        writeln!(
+            out,
+            "nobody is attached to the others (interfaces: {alone})"
+        )?;
     }
     Ok(())
 }
