@@ -15,8 +15,13 @@ mod common;
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod elf;
 
+use std::{
+    io,
+    os::fd::{FromRawFd as _, OwnedFd},
+};
+
 use aya::programs::{SchedClassifier, TcAttachType, XdpMode};
-use common::{Link, Watch, inside, interface, quiet_pair};
+use common::{Link, SOON, Watch, inside, interface, quiet_pair};
 use elf::{NEXT, SHOT, XDP_DROP};
 use netobs::{
     model::{
@@ -28,11 +33,12 @@ use netobs::{
     observer::causes::{Carrier, causes, evidence},
     world::{
         gather::{Depth, Machine},
-        netns,
+        netns, offload,
     },
 };
-use netobs_tests::{Lab, Netns};
+use netobs_tests::{Lab, Netns, poll_until, skip};
 use nix::{
+    libc,
     net::if_::if_nametoindex,
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
@@ -40,6 +46,20 @@ use nix::{
 fn wait<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread();
     { runtime }.enable_all().build()?.block_on(work)
+}
+
+/// An AF_XDP socket in this thread's namespace.
+fn af_xdp() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    #[expect(unsafe_code, reason = "nix has no name for this family")]
+    // SAFETY: takes no pointers.
+    let number = unsafe { libc::socket(libc::AF_XDP, kind, 0) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    #[expect(unsafe_code, reason = "nix has no name for this family")]
+    // SAFETY: it is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// What is found about a host end, from the host's namespace.
@@ -190,10 +210,34 @@ fn sockets_and_a_carrier_are_seen() -> anyhow::Result<()> {
     assert_eq!(found(&lab, "va")?.packet_sockets, 1);
     drop(socket);
     assert_eq!(found(&lab, "va")?.packet_sockets, 0);
+    // Bridges have receive offload on, pairs have it off unless asked.
+    let joins = |name| inside(&lab, &Netns::Host, || Ok(offload::joins(name)?));
+    assert!(joins("br0")?);
+    assert!(!joins("va")?);
+    assert!(!found(&lab, "br0")?.joins, "its ports have done so");
     lab.shell("ip -n a link set eth0 down")?;
     assert!(!found(&lab, "va")?.carrier);
     assert!(found(&lab, "vb")?.carrier);
     Ok(())
+}
+
+#[test]
+fn af_xdp_sockets_are_seen() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    quiet_pair(&lab)?;
+    let socket = match inside(&lab, &Netns::Host, || Ok(af_xdp())) {
+        Ok(Err(error)) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            skip("this kernel has no AF_XDP sockets (CONFIG_XDP_SOCKETS)");
+            return Ok(());
+        }
+        other => other??,
+    };
+    assert_eq!(found(&lab, "va")?.xdp_sockets, 1);
+    drop(socket);
+    // The kernel counts it until a grace period has passed.
+    poll_until(SOON, "the end of the socket", || {
+        Ok((found(&lab, "va")?.xdp_sockets == 0).then_some(()))
+    })
 }
 
 /// Where programs hang inside a container, that is where to look.

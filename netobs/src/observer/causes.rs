@@ -29,7 +29,7 @@ pub struct Carrier<'a> {
 /// What may be behind `difference`: packets that the kernel counted at `carrier` and
 /// our programs `own` (their ids, for ingress and egress), attached by `hook`, did
 /// not, in that interface's own directions; negative for the reverse. `before` is
-/// what [`evidence`] gave when we attached.
+/// what [`evidence`] gave when we attached, or [`baseline`] when we started.
 ///
 /// # Errors
 /// Where the interface or its namespace is gone, or cannot be entered.
@@ -43,6 +43,16 @@ pub async fn causes(
 ) -> anyhow::Result<Vec<Cause>> {
     let now = evidence(machine, carrier).await?;
     Ok(causes::causes(difference, own, hook, &now, before))
+}
+
+/// What counts for the whole machine, as a `before` for [`causes`] that costs nothing
+/// per interface: losses of an interface then count from its beginning.
+#[must_use]
+pub fn baseline() -> Evidence {
+    Evidence {
+        backlog_drops: backlog_drops().unwrap_or(0),
+        ..Evidence::default()
+    }
 }
 
 /// What there is to find about `carrier` now.
