@@ -8,11 +8,13 @@ use netobs::{
     cli::Cli,
     model::{
         lookups::{Backend, Failures, Lookups, Origins, Unattributed},
-        sample::{Kind, Namespace, Sample, State, Warning},
+        neighbours::{Neighbours, Program, Via, XdpMode},
+        sample::{Hook, Kind, Namespace, Sample, State, Warning},
         view::View,
     },
     render::{Style, csv, doctor, json, list, table},
 };
+use unicode_width::UnicodeWidthStr as _;
 
 /// Escape sequences, quotes, line breaks, text direction, CSV and formulas.
 const HOSTILE: &str = "\u{1b}[2Jevil\"'\n,\r\t\u{202e}=1+1\u{7}\\x";
@@ -316,6 +318,59 @@ fn rates_are_paired_by_identity_and_a_gap_is_no_rate() {
     assert!(rate(&view, "web").is_none());
 }
 
+fn neighbour(via: Via, name: &str, id: u32) -> Program {
+    Program {
+        via,
+        name: name.to_owned(),
+        id: Some(id),
+        ours: name.starts_with("netobs_"),
+    }
+}
+
+/// One interface with everything on it, fifty containers that are alike, and one
+/// that could not be looked at.
+fn chains() -> Vec<doctor::Chain> {
+    let crowded = Neighbours {
+        ingress: vec![
+            neighbour(Via::Xdp(XdpMode::Native), "xdp_dispatcher", 3),
+            neighbour(Via::Xdp(XdpMode::Generic), HOSTILE, 4),
+            neighbour(Via::Tcx, "netobs_ingress", 12),
+            neighbour(Via::Tcx, "other", 9),
+        ],
+        egress: vec![
+            neighbour(Via::Tcx, "ahead", 8),
+            neighbour(Via::Tcx, "netobs_egress", 13),
+            Program {
+                id: None,
+                ..neighbour(Via::Clsact(49152), "matchall", 0)
+            },
+        ],
+    };
+    let inside = doctor::Place::Inside;
+    let new = |name: &str, place, neighbours| {
+        doctor::Chain::new(name, "veth5466fc9", place, Hook::Tcx, neighbours)
+    };
+    let mut chains = vec![new(HOSTILE, inside, crowded)];
+    for number in 0..50 {
+        let neighbours = Neighbours {
+            ingress: vec![
+                neighbour(Via::Tcx, "netobs_ingress", 12),
+                neighbour(Via::Tcx, "cil_from_contai", 100 + number),
+            ],
+            egress: vec![neighbour(Via::Tcx, "netobs_egress", 13)],
+        };
+        let name = format!("container-{number}");
+        chains.push(new(&name, doctor::Place::HostEnd, neighbours));
+    }
+    chains.push(doctor::Chain::unknown(
+        "ended",
+        "eth0",
+        inside,
+        "the namespace has ended",
+    ));
+    chains
+}
+
 #[test]
 fn doctor_in_both_formats() {
     let report = doctor::Report {
@@ -335,16 +390,15 @@ fn doctor_in_both_formats() {
                 consequence: Some("namespaces are shown without names of containers".to_owned()),
             },
         ],
-        chains: vec![doctor::Chain {
-            namespace: "web".to_owned(),
-            interface: "veth5466fc9".to_owned(),
-            tcx_ingress: vec!["netobs_ingress#12".to_owned(), "other#9".to_owned()],
-            tcx_egress: Vec::new(),
-            clsact_ingress: Vec::new(),
-            clsact_egress: vec!["matchall".to_owned()],
-        }],
+        interfaces: 60,
+        chains: chains(),
     };
-    insta::assert_snapshot!(text(|out| doctor::table(&report, false, out)));
+    let table = text(|out| doctor::table(&report, false, out));
+    for line in table.lines() {
+        // But for the name of somebody else's, which is longer than a line.
+        assert!(line.width() <= 80 || line.contains("evil"), "{line}");
+    }
+    insta::assert_snapshot!(table);
     let object = text(|out| doctor::json(&report, out));
     validate("doctor", &serde_json::from_str(&object).expect("JSON"));
 }

@@ -8,20 +8,23 @@ use nix::sched::{CloneFlags, unshare};
 use super::print;
 use crate::{
     bpf::{
-        attach, chain, filters,
+        attach,
+        chain::{self, Inside, Spot},
         lookups::{LookupPrograms, Settings},
-        object::{Capacity, Programs},
+        object::{self, Capacity, Programs},
     },
     config::{self, TcMode},
     error::{Cause, Failure},
     inventory::build,
-    model::sample::Hook,
-    render::doctor::{self, Chain, Check, Report, Verdict},
+    model::{
+        neighbours::Neighbours,
+        sample::{Hook, NsKey},
+    },
+    render::doctor::{self, Chain, Check, Place, Report, Verdict},
     world::{
         engine::{self, Update},
         gather::{Depth, Machine},
-        netlink::Netlink,
-        netns, privilege, rcu,
+        limits, privilege, rcu,
     },
 };
 
@@ -30,7 +33,7 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 pub(super) async fn run(config: config::Doctor) -> Result<(), Failure> {
     let mut checks = vec![kernel(), capabilities(), btf()];
-    let mut hook = "none";
+    let mut hook = Hook::None;
     match Capacity::inside(Some(1)).and_then(Programs::load) {
         Ok(programs) => {
             checks.push(ok("load", "the kernel takes the programs"));
@@ -46,12 +49,15 @@ pub(super) async fn run(config: config::Doctor) -> Result<(), Failure> {
     checks.push(expedite());
     let mut machine = Machine::open()?;
     checks.push(engine_check(&config, &mut machine).await);
-    let chains = chains(&mut machine).await?;
+    let (interfaces, chains) = chains(&mut machine, hook).await?;
+    checks.push(files(interfaces));
+    checks.push(memory());
 
     let report = Report {
         schema: "netobs.doctor/1",
-        hook,
+        hook: hook.as_str(),
         checks,
+        interfaces,
         chains,
     };
     let mut text = Vec::new();
@@ -62,9 +68,11 @@ pub(super) async fn run(config: config::Doctor) -> Result<(), Failure> {
     }
     .map_err(|error| Failure::new(Cause::Run, error.into()))?;
     print(&text)?;
-    if hook != "none" {
+    if hook != Hook::None {
         return Ok(());
     }
+    // Then nothing else was found out.
+    limits::room(object::DESCRIPTORS).map_err(|short| Failure::words(Cause::Run, short))?;
     Err(
         super::not_permitted(&"the checks above").unwrap_or_else(|| {
             Failure::words(Cause::Kernel, "this kernel cannot run netobs: see above")
@@ -175,8 +183,40 @@ fn expedite() -> Check {
     }
 }
 
+/// Whether `interfaces` can be attached to and namespaces still be looked into.
+fn files(interfaces: usize) -> Check {
+    const NAME: &str = "open files";
+    let Some(limit) = limits::files() else {
+        return ok(NAME, "no limit");
+    };
+    let need = u64::try_from(interfaces)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(2);
+    let room = limits::interfaces(limit);
+    let found = format!("{limit} (RLIMIT_NOFILE): room for {room} interfaces");
+    if interfaces as u64 <= room {
+        return ok(NAME, found);
+    }
+    let ample = limits::ample(limit.max(need));
+    limited(
+        NAME,
+        found,
+        format!(
+            "of {interfaces} interfaces some are not observed; start netobs with more by \
+             `ulimit -n {ample}` or by LimitNOFILE={ample} in its systemd unit"
+        ),
+    )
+}
+
+fn memory() -> Check {
+    match limits::memory(&super::host().kernel) {
+        None => ok("memory", "no limit on what programs and maps take"),
+        Some(memory) => limited("memory", memory, "the programs may not load".to_owned()),
+    }
+}
+
 /// Attaches to the loopback interface of a new namespace, both ways.
-fn attach_checks(mut programs: Programs, mode: TcMode, checks: &mut Vec<Check>) -> &'static str {
+fn attach_checks(mut programs: Programs, mode: TcMode, checks: &mut Vec<Check>) -> Hook {
     let tried = std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -200,7 +240,7 @@ fn attach_checks(mut programs: Programs, mode: TcMode, checks: &mut Vec<Check>) 
                 format!("cannot make a namespace to try in: {error:#}"),
                 "whether netobs can attach is not known".to_owned(),
             ));
-            return "none";
+            return Hook::None;
         }
     };
     let has_clsact = clsact.is_ok();
@@ -229,9 +269,9 @@ fn attach_checks(mut programs: Programs, mode: TcMode, checks: &mut Vec<Check>) 
         ),
     });
     match mode {
-        TcMode::Auto | TcMode::Tcx if has_tcx => Hook::Tcx.as_str(),
-        TcMode::Auto | TcMode::Clsact if has_clsact => Hook::Clsact.as_str(),
-        _ => Hook::None.as_str(),
+        TcMode::Auto | TcMode::Tcx if has_tcx => Hook::Tcx,
+        TcMode::Auto | TcMode::Clsact if has_clsact => Hook::Clsact,
+        _ => Hook::None,
     }
 }
 
@@ -264,72 +304,37 @@ async fn engine_check(config: &config::Doctor, machine: &mut Machine) -> Check {
     }
 }
 
-/// Who is attached to the interfaces that netobs would observe.
-async fn chains(machine: &mut Machine) -> anyhow::Result<Vec<Chain>> {
+/// Interfaces that netobs would observe: how many, and who is attached to them.
+async fn chains(machine: &mut Machine, hook: Hook) -> anyhow::Result<(usize, Vec<Chain>)> {
     let facts = machine.look(Depth::Periodic).await?;
     let rows = build::rows(&facts, build::Options::default());
+    let shown = rows.iter().filter(|row| row.shown);
+    let interfaces: Vec<(&build::Row, &build::Interface)> = shown
+        .flat_map(|row| row.interfaces.iter().map(move |interface| (row, interface)))
+        .collect();
     let mut chains = Vec::new();
-    for row in rows.iter().filter(|row| row.shown) {
-        for interface in &row.interfaces {
-            let name = interface.place.name();
-            let index = interface.place.ifindex();
-            let mut chain = Chain {
-                namespace: row.name.clone(),
-                interface: name.to_owned(),
-                tcx_ingress: Vec::new(),
-                tcx_egress: Vec::new(),
-                clsact_ingress: Vec::new(),
-                clsact_egress: Vec::new(),
-            };
-            let in_host = matches!(interface.place, build::Place::HostEnd { .. })
-                || row.key == machine.host_key();
-            let filled = if in_host {
-                (chain.tcx_ingress, chain.tcx_egress) = tcx(name);
-                clsact(machine.netlink(), index, &mut chain).await;
-                true
-            } else {
-                inside(machine, row, name, index, &mut chain)
-                    .await
-                    .is_some()
-            };
-            if filled && !chain.is_empty() {
-                chains.push(chain);
-            }
+    for (row, interface) in &interfaces {
+        let at = &interface.place;
+        let (place, scope) = match at {
+            build::Place::HostEnd { .. } => (Place::HostEnd, machine.host_key()),
+            build::Place::Inside { .. } => (Place::Inside, row.key),
+        };
+        let chain = match neighbours(machine, scope, at).await {
+            Ok(neighbours) => Chain::new(&row.name, at.name(), place, hook, neighbours),
+            Err(error) => Chain::unknown(&row.name, at.name(), place, &format!("{error:#}")),
+        };
+        if !chain.is_empty() {
+            chains.push(chain);
         }
     }
-    Ok(chains)
+    Ok((interfaces.len(), chains))
 }
 
-/// A kernel without TCX has nobody there.
-fn tcx(name: &str) -> (Vec<String>, Vec<String>) {
-    (
-        chain::tcx(name, true).unwrap_or_default(),
-        chain::tcx(name, false).unwrap_or_default(),
-    )
-}
-
-async fn clsact(netlink: &Netlink, ifindex: u32, chain: &mut Chain) {
-    for (ingress, names) in [
-        (true, &mut chain.clsact_ingress),
-        (false, &mut chain.clsact_egress),
-    ] {
-        // No qdisc, no filters.
-        if let Ok(filters) = filters::on(netlink, ifindex, ingress).await {
-            *names = filters.into_iter().map(|filter| filter.name).collect();
-        }
-    }
-}
-
-async fn inside(
+async fn neighbours(
     machine: &Machine,
-    row: &build::Row,
-    name: &str,
-    ifindex: u32,
-    chain: &mut Chain,
-) -> Option<()> {
-    let file = netns::open(&machine.path_of(row.key)?).ok()?;
-    (chain.tcx_ingress, chain.tcx_egress) = netns::within(&file, || tcx(name)).ok()?;
-    let (netlink, _) = Netlink::open_in(&file).ok()?;
-    clsact(&netlink, ifindex, chain).await;
-    Some(())
+    scope: NsKey,
+    at: &build::Place,
+) -> anyhow::Result<Neighbours> {
+    let inside = Inside::of(machine, scope)?;
+    chain::look(Spot::new(machine, inside.as_ref(), at.name(), at.ifindex())).await
 }

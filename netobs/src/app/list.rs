@@ -1,6 +1,9 @@
 //! `netobs list`.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, SystemTime},
+};
 
 use caps::Capability;
 
@@ -11,7 +14,7 @@ use crate::{
     inventory::{build, build::Row},
     model::sample::Warning,
     observer,
-    render::{csv, json, list},
+    render::{csv, json, list, text::harmless},
     world::{
         engine::{self, Update},
         gather::{Depth, Machine},
@@ -66,7 +69,7 @@ pub(super) async fn run(config: config::List) -> Result<(), Failure> {
         said.tell(&warnings);
     }
     print(&text)?;
-    let partial = namespaces.iter().any(|ns| ns.reason.is_some());
+    let partial = machine.blind.is_some() || namespaces.iter().any(|ns| ns.reason.is_some());
     if config.scope.strict && partial {
         return Err(Failure::words(
             Cause::Partial,
@@ -136,6 +139,11 @@ pub(super) fn standing(machine: &Machine, rows: &[Row], scope: &config::Scope) -
             crate::world::text::lossless_os(path.as_os_str())
         ),
     });
+    let exhausted = machine.blind.map(|short| Warning {
+        code: "open_files_exhausted".to_owned(),
+        namespace: None,
+        message: format!("namespaces that come or go are not seen at the moment: {short}"),
+    });
     let blind = privilege::missing()
         .filter(|need| {
             matches!(
@@ -153,28 +161,95 @@ pub(super) fn standing(machine: &Machine, rows: &[Row], scope: &config::Scope) -
                 privilege::HOW
             ),
         });
-    unmatched.chain(troubles).chain(blind).collect()
+    unmatched
+        .chain(troubles)
+        .chain(exhausted)
+        .chain(blind)
+        .collect()
 }
+
+/// So many warnings of one code are told at a time.
+const ALIKE: usize = 5;
 
 /// Tells each warning once, on standard error.
 #[derive(Default)]
-pub(super) struct Said(std::collections::HashSet<Warning>);
+pub(super) struct Said(HashSet<Warning>);
 
 impl Said {
     /// Tells those of `warnings` that are new.
     pub(super) fn tell(&mut self, warnings: &[Warning]) {
+        for line in self.news(warnings) {
+            eprintln!("netobs: {line}");
+        }
+    }
+
+    /// A line for each of `warnings` that is new, and one for those that are too
+    /// many of a kind.
+    fn news(&mut self, warnings: &[Warning]) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut alike: BTreeMap<&str, usize> = BTreeMap::new();
         for warning in warnings {
             if self.0.insert(warning.clone()) {
-                let message = crate::render::text::harmless(&warning.message);
-                match &warning.namespace {
-                    Some(name) => {
-                        eprintln!("netobs: {}: {message}", crate::render::text::harmless(name));
-                    }
-                    None => eprintln!("netobs: {message}"),
+                let number = alike.entry(&warning.code).or_default();
+                *number += 1;
+                if *number <= ALIKE {
+                    lines.push(line(warning));
                 }
+            }
+        }
+        for (code, number) in alike {
+            if let Some(more @ 1..) = number.checked_sub(ALIKE) {
+                lines.push(format!(
+                    "{more} more warnings like it ({code}): -o json has them"
+                ));
             }
         }
         // What has passed and comes again is told again.
         self.0.retain(|said| warnings.contains(said));
+        lines
+    }
+}
+
+fn line(warning: &Warning) -> String {
+    let message = harmless(&warning.message);
+    match &warning.namespace {
+        Some(name) => format!("{}: {message}", harmless(name)),
+        None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warning(code: &str, namespace: &str) -> Warning {
+        Warning {
+            code: code.to_owned(),
+            namespace: Some(namespace.to_owned()),
+            message: "no".to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_is_told_once_and_again_when_it_comes_again() {
+        let mut said = Said::default();
+        let one = [warning("a", "web\u{1b}")];
+        assert_eq!(said.news(&one), ["web\\u{1b}: no"]);
+        assert!(said.news(&one).is_empty());
+        assert!(said.news(&[]).is_empty());
+        assert_eq!(said.news(&one).len(), 1);
+    }
+
+    #[test]
+    fn very_many_of_a_kind_are_a_number() {
+        let mut many: Vec<Warning> = (0..100).map(|n| warning("a", &format!("n{n}"))).collect();
+        many.push(warning("b", "web"));
+        let lines = Said::default().news(&many);
+        assert_eq!(lines.len(), ALIKE + 2);
+        assert_eq!(lines[ALIKE], "web: no");
+        assert_eq!(
+            lines[ALIKE + 1],
+            "95 more warnings like it (a): -o json has them"
+        );
     }
 }

@@ -259,7 +259,7 @@ impl<S: Subject> Run<S> {
     async fn frame(&mut self) -> Result<Bytes, Failure> {
         let warnings = self.engine.iter().chain(&self.standing).cloned().collect();
         let frame = self.subject.frame(&self.machine, warnings).await?;
-        self.partial |= frame.partial;
+        self.partial |= frame.partial || self.machine.blind.is_some();
         self.said.tell(&frame.warnings);
         Ok(frame.bytes)
     }

@@ -10,17 +10,18 @@ mod routes;
 mod screen;
 mod watch;
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 use clap::CommandFactory as _;
 use log::LevelFilter;
+use nix::libc::{ENOMEM, EPERM};
 
 use crate::{
     cli::{Cli, Command},
     config,
     error::{Cause, Chain, Failure},
     model::sample::Host,
-    world::{privilege, text},
+    world::{limits, privilege, text},
 };
 
 /// Runs what the command line asks for.
@@ -81,6 +82,8 @@ fn start_log(verbose: u8) {
 }
 
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    // Before the capability for it is given up.
+    limits::raise();
     // There are no other threads yet.
     if let Err(error) = privilege::reduce() {
         log::debug!("capabilities: {error:#}");
@@ -88,8 +91,19 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Cause::Run, error.into()))?
-        .block_on(work)
+        .map_err(|error| Failure::new(Cause::Run, error.into()))
+        .and_then(|runtime| runtime.block_on(work))
+        .map_err(name_the_limit)
+}
+
+/// What a limit of open files is behind is told as that.
+fn name_the_limit(failure: Failure) -> Failure {
+    match limits::behind(failure.error.as_ref()) {
+        Some(short) if !format!("{:#}", failure.error).contains(&short.to_string()) => {
+            Failure::new(Cause::Run, failure.error.context(short))
+        }
+        _ => failure,
+    }
 }
 
 /// Writes all of `bytes` to standard output. A reader that went away is fine.
@@ -110,16 +124,27 @@ fn host() -> Host {
 /// Why loading or attaching failed, as an exit code: a capability that is
 /// missing, or a kernel that cannot.
 fn explain(error: anyhow::Error) -> Failure {
-    not_permitted(&Chain(&error)).unwrap_or_else(|| {
-        Failure::new(
+    if limits::behind(error.as_ref()).is_some() {
+        return Failure::new(Cause::Run, error);
+    }
+    if let Some(failure) = not_permitted(&Chain(&error)) {
+        return failure;
+    }
+    let refused = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| matches!(cause.raw_os_error(), Some(EPERM | ENOMEM)));
+    match limits::memory(&host().kernel) {
+        Some(memory) if refused => Failure::new(Cause::NotPermitted, error.context(memory)),
+        _ => Failure::new(
             Cause::Kernel,
             error.context(
                 "the kernel lacks what netobs needs: eBPF with memory-mapped arrays (since Linux 5.5) \
                  and TC hooks by TCX (6.6) or clsact (4.5, CONFIG_NET_CLS_BPF and \
                  CONFIG_NET_SCH_INGRESS); `netobs doctor` tells what is there",
             ),
-        )
-    })
+        ),
+    }
 }
 
 /// Names the capabilities that are missing, where any are.

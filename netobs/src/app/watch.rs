@@ -13,7 +13,7 @@ use super::{
     screen::Screen,
 };
 use crate::{
-    bpf::{lookups, pins::PinFolder},
+    bpf::{lookups, object, pins::PinFolder},
     config::{self, Format},
     error::{Cause, Failure},
     inventory::{behalf, build::Row, facts::Facts},
@@ -23,7 +23,7 @@ use crate::{
     },
     observer::{LookupObserver, Observer, Settings, Wanted},
     render::{csv, json, table},
-    world::gather::Machine,
+    world::{gather::Machine, limits},
 };
 
 /// Packets and lookups of namespaces.
@@ -105,6 +105,8 @@ impl Subject for Traffic {
 
     fn problem(&self) -> Option<Failure> {
         let reason = self.observer.nothing_works()?;
+        // Room may come, and the reason is in every row.
+        limits::room(object::DESCRIPTORS).ok()?;
         Some(explain(anyhow::anyhow!("attach to interfaces: {reason}")))
     }
 

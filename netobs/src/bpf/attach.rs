@@ -17,7 +17,7 @@ use nix::{
 };
 
 use super::{chain, object::Programs, pins};
-use crate::{config::TcMode, model::sample::Hook};
+use crate::{config::TcMode, model::sample::Hook, world::limits};
 
 /// Priority of our clsact filters: ahead of all that leave the choice to the
 /// kernel (49152 downwards) and of most that do not.
@@ -112,6 +112,7 @@ pub fn attach(
     made_qdisc: &mut bool,
 ) -> anyhow::Result<Attached> {
     is_still(interface, ifindex)?;
+    limits::room(2)?;
     let attached = by_mode(programs, interface, ifindex, mode, made_qdisc)?;
     // aya goes by the name, which may have become another's in between.
     match is_still(interface, ifindex) {
@@ -326,6 +327,6 @@ fn add_clsact(interface: &str) -> anyhow::Result<bool> {
 fn explain(error: ProgramError) -> anyhow::Error {
     let error = anyhow::Error::new(error);
     // aya's outer message is the name of a system call; the cause says more.
-    let root = error.root_cause().to_string();
+    let root = limits::told(error.root_cause());
     error.context(root)
 }

@@ -12,7 +12,14 @@ use netlink_packet_route::{
 use netobs_common::names;
 
 use super::attach::{HANDLE_MAJOR, HANDLE_MAJOR_PINNED, PRIORITY};
-use crate::world::netlink::Netlink;
+use crate::{
+    model::neighbours::{Program, Via},
+    world::netlink::Netlink,
+};
+
+/// `TC_U32_KEY`: the part of a handle that names a rule in a hash table.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/pkt_cls.h>
+const U32_KEY: u32 = 0x000f_ffff;
 
 /// What became of our filters on some interfaces.
 #[derive(Debug, Default)]
@@ -46,6 +53,17 @@ impl Filter {
     /// Whether it is to stay when its netobs ends.
     fn outlives(&self) -> bool {
         self.handle >> 16 == u32::from(HANDLE_MAJOR_PINNED)
+    }
+
+    /// As a neighbour of others.
+    #[must_use]
+    pub fn told(&self) -> Program {
+        Program {
+            via: Via::Clsact(self.priority),
+            name: self.name.clone(),
+            id: self.program,
+            ours: self.is_ours(),
+        }
     }
 }
 
@@ -210,6 +228,10 @@ fn filter(message: TcMessage) -> Option<Filter> {
                 _ => &[],
             })
     };
+    // The hash tables of u32 are listed like filters, with no node in their handle.
+    if kind.as_deref() == Some("u32") && handle & U32_KEY == 0 {
+        return None;
+    }
     let name = options().find_map(|option| match option {
         TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
         _ => None,

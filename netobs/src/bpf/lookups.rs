@@ -33,12 +33,14 @@ use crate::{
         lookups::{self, Backend, Unattributed},
         sample::{MapInfo, ProgramInfo, Warning},
     },
-    world::cgroup,
+    world::{cgroup, limits},
 };
 
 /// What the object is compiled to.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netobs-routes"));
 
+/// Descriptors that they hold: maps, programs, links, types, a cgroup.
+const DESCRIPTORS: u64 = 32;
 /// Threads that may be about to look a route up at one time.
 const SENDERS: u32 = 8192;
 /// Addresses behind the host's interfaces.
@@ -246,6 +248,7 @@ impl LookupPrograms {
     }
 
     fn load(settings: Settings, part: Option<&Part>) -> anyhow::Result<Self> {
+        limits::room(DESCRIPTORS)?;
         let types = KernelTypes::read(Path::new(VMLINUX))?;
         let mut doubts = Vec::new();
         let (usable, offsets) = usable(&types, &mut doubts);

@@ -29,8 +29,13 @@ use super::{
     counters::CounterMemory,
     pins::{self, Part},
 };
-use crate::model::sample::{MapInfo, ProgramInfo};
+use crate::{
+    model::sample::{MapInfo, ProgramInfo},
+    world::limits,
+};
 
+/// Descriptors that a copy holds: maps, programs, types, the log.
+pub const DESCRIPTORS: u64 = 12;
 /// Entries of the array in front of the hash of interface indexes.
 const NEAR_INDEXES: u32 = 65_536;
 
@@ -168,6 +173,7 @@ impl Programs {
     }
 
     fn make(capacity: Capacity, part: Option<Part>) -> anyhow::Result<Self> {
+        limits::room(DESCRIPTORS)?;
         let cpus = cpus()?;
         let records = record_index(capacity.slots, 0, 0, cpus);
         let log = log_level();

@@ -2,8 +2,10 @@
 
 pub mod baseline;
 pub mod book;
+pub mod causes;
 pub mod counters;
 pub mod lookups;
+pub mod neighbours;
 pub mod remarks;
 pub mod route;
 pub mod routing;

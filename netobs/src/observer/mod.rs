@@ -1,5 +1,6 @@
 //! Hangs the programs where the inventory says, and reads what they counted.
 
+pub mod causes;
 mod describe;
 mod doubts;
 mod inherit;

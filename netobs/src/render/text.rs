@@ -54,6 +54,23 @@ pub fn fit(text: &str, width: usize) -> String {
     result
 }
 
+/// `text` in lines of at most `width` columns, broken between words; what is
+/// longer than a line has one of its own.
+#[must_use]
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.width() + 1 + word.width() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// A count with an SI prefix in at most six columns: `0`, `999`, `1.23k`,
 /// `45.6M`.
 #[must_use]
@@ -129,6 +146,14 @@ mod tests {
         assert_eq!(harmless("\u{9b}31m"), "\\u{9b}31m");
         assert_eq!(harmless("a\\x1b"), "a\\\\x1b");
         assert_eq!(harmless("日本"), "日本");
+    }
+
+    #[test]
+    fn lines_are_broken_between_words() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("日本 日本", 8), ["日本", "日本"]);
+        assert_eq!(wrapped("enormous a b", 4), ["enormous", "a b"]);
+        assert_eq!(wrapped("", 4), [""]);
     }
 
     #[test]

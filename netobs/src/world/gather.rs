@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    engine,
+    engine, limits,
     netlink::{CountersByIndex, Netlink},
     netns, scan,
 };
@@ -50,6 +50,8 @@ pub struct Machine {
     suspects: HashMap<PathBuf, Instant>,
     /// Those of them that stay so, with what is wrong.
     pub troubles: Vec<(PathBuf, String)>,
+    /// Why namespaces cannot be looked for at the moment.
+    pub blind: Option<limits::Short>,
 }
 
 /// What is remembered of an interface of ours from look to look.
@@ -96,6 +98,7 @@ impl Machine {
             looked: false,
             suspects: HashMap::new(),
             troubles: Vec::new(),
+            blind: None,
         })
     }
 
@@ -157,7 +160,11 @@ impl Machine {
     pub async fn look(&mut self, depth: Depth) -> anyhow::Result<Facts> {
         self.host_links = self.host.links().await?;
         self.notice_moves();
-        self.find(depth).await;
+        // Nothing found would look like everything gone.
+        self.blind = limits::visit().err();
+        if self.blind.is_none() {
+            self.find(depth).await;
+        }
         self.settle();
         self.looked = true;
         Ok(Facts {
@@ -358,7 +365,7 @@ impl Machine {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Ended),
             Err(error) => {
-                facts.links = Err(format!("{}: {error}", path.display()));
+                facts.links = Err(format!("{}: {}", path.display(), limits::told(&error)));
                 return Ok(facts);
             }
         };
@@ -371,7 +378,10 @@ impl Machine {
                 facts.cookie = cookie;
                 netlink.links().await.map_err(|error| format!("{error:#}"))
             }
-            Err(error) => Err(format!("cannot enter the namespace: {error}")),
+            Err(error) => Err(format!(
+                "cannot enter the namespace: {}",
+                limits::told(&error)
+            )),
         };
         Ok(facts)
     }

@@ -3,9 +3,11 @@
 pub mod cgroup;
 pub mod engine;
 pub mod gather;
+pub mod limits;
 pub mod link_events;
 pub mod netlink;
 pub mod netns;
+pub mod offload;
 pub mod privilege;
 pub mod rcu;
 pub mod route_events;

@@ -14,10 +14,11 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayl
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, Stats64},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Stats64},
     nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia},
     stats::{StatsAttribute, StatsFilterMask, StatsMessage},
+    tc::{TcAttribute, TcHandle, TcMessage, TcStats2},
 };
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
@@ -26,7 +27,9 @@ use super::netns;
 use crate::{
     inventory::facts::Link,
     model::{
+        causes::{Losses, Queue},
         counters::{Directions, KernelCounters},
+        neighbours::XdpMode,
         route::{Hop, Prefix, Route, RouteType},
     },
 };
@@ -44,6 +47,17 @@ impl Drop for Netlink {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// How an interface is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// What the kernel lost there.
+    pub losses: Losses,
+    /// Whether it can send.
+    pub carrier: bool,
+    /// Whether it is a bridge.
+    pub is_bridge: bool,
 }
 
 impl Netlink {
@@ -128,6 +142,45 @@ impl Netlink {
             }
         }
         Ok(result)
+    }
+
+    /// The XDP programs on an interface, by id.
+    ///
+    /// # Errors
+    /// Where the interface is gone.
+    pub async fn xdp(&self, ifindex: u32) -> anyhow::Result<Vec<(XdpMode, u32)>> {
+        let request = self.handle.link().get().match_index(ifindex);
+        let mut replies = request.execute();
+        let message = replies.try_next().await.context("ask for XDP programs")?;
+        Ok(message.iter().flat_map(xdp).collect())
+    }
+
+    /// How an interface is, beyond what it carried.
+    ///
+    /// # Errors
+    /// Where the interface is gone.
+    pub async fn state(&self, ifindex: u32) -> anyhow::Result<LinkState> {
+        let request = self.handle.link().get().match_index(ifindex);
+        let mut replies = request.execute();
+        let message = replies.try_next().await.context("ask for a link's state")?;
+        Ok(message.as_ref().map(link_state).unwrap_or_default())
+    }
+
+    /// The queueing discipline at the root of an interface.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn queue(&self, ifindex: u32) -> anyhow::Result<Option<Queue>> {
+        let index = i32::try_from(ifindex)?;
+        let mut dump = self.handle.qdisc().get().index(index).execute();
+        let mut root = None;
+        // The kernel does not heed the index.
+        while let Some(message) = dump.try_next().await.context("list qdiscs")? {
+            if message.header.index == index && message.header.parent == TcHandle::ROOT {
+                root = Some(queue(&message));
+            }
+        }
+        Ok(root)
     }
 
     /// All routes of all tables.
@@ -309,6 +362,71 @@ fn link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn xdp(message: &LinkMessage) -> Vec<(XdpMode, u32)> {
+    let attached = message
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            LinkAttribute::Xdp(attached) => attached.as_slice(),
+            _ => &[],
+        });
+    attached
+        .filter_map(|attribute| match attribute {
+            LinkXdp::HwProgId(id) => Some((XdpMode::Offload, *id)),
+            LinkXdp::DrvProgId(id) => Some((XdpMode::Native, *id)),
+            LinkXdp::SkbProgId(id) => Some((XdpMode::Generic, *id)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn link_state(message: &LinkMessage) -> LinkState {
+    let mut state = LinkState {
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
+        ..LinkState::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Stats64(stats) => state.losses = losses(stats),
+            LinkAttribute::LinkInfo(infos) => {
+                state.is_bridge = infos.contains(&LinkInfo::Kind(InfoKind::Bridge));
+            }
+            _ => {}
+        }
+    }
+    state
+}
+
+fn losses(stats: &Stats64) -> Losses {
+    Losses {
+        rx_errors: stats.rx_errors,
+        rx_dropped: stats.rx_dropped,
+        rx_missed: stats.rx_missed_errors,
+        tx_errors: stats.tx_errors,
+        tx_dropped: stats.tx_dropped,
+        tx_carrier: stats.tx_carrier_errors,
+    }
+}
+
+fn queue(message: &TcMessage) -> Queue {
+    let mut queue = Queue::default();
+    for attribute in &message.attributes {
+        match attribute {
+            TcAttribute::Kind(kind) => queue.kind.clone_from(kind),
+            TcAttribute::Stats2(all) => {
+                for stats in all {
+                    if let TcStats2::Queue(stats) = stats {
+                        queue.dropped = stats.drops.into();
+                        queue.waiting = stats.qlen.into();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    queue
 }
 
 fn kind_name(kind: &InfoKind) -> String {

@@ -4,7 +4,16 @@ use std::io;
 
 use serde::Serialize;
 
-use super::text::harmless;
+use super::text::{harmless, wrapped};
+
+mod chains;
+
+pub use chains::{Chain, Place};
+
+/// Columns of a line for people.
+const WIDTH: usize = 80;
+/// Where the text about a check begins.
+const INDENT: usize = 24;
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,40 +40,6 @@ pub struct Check {
     pub consequence: Option<String>,
 }
 
-/// The programs on one interface, in the order in which they run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Chain {
-    /// The namespace's name.
-    pub namespace: String,
-    /// The interface that carries them.
-    pub interface: String,
-    /// By TCX, ingress: `name#id`.
-    pub tcx_ingress: Vec<String>,
-    /// By TCX, egress.
-    pub tcx_egress: Vec<String>,
-    /// Filters on the clsact qdisc, ingress.
-    pub clsact_ingress: Vec<String>,
-    /// Filters on the clsact qdisc, egress.
-    pub clsact_egress: Vec<String>,
-}
-
-impl Chain {
-    fn hooks(&self) -> [(&'static str, &[String]); 4] {
-        [
-            ("tcx ingress", &self.tcx_ingress),
-            ("tcx egress", &self.tcx_egress),
-            ("clsact ingress", &self.clsact_ingress),
-            ("clsact egress", &self.clsact_egress),
-        ]
-    }
-
-    /// Whether nobody is there.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.hooks().iter().all(|(_, programs)| programs.is_empty())
-    }
-}
-
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -74,6 +49,8 @@ pub struct Report {
     pub hook: &'static str,
     /// The checks.
     pub checks: Vec<Check>,
+    /// Interfaces that netobs would observe.
+    pub interfaces: usize,
     /// Who is attached where; interfaces without anybody are left out.
     pub chains: Vec<Chain>,
 }
@@ -103,32 +80,18 @@ pub fn table(report: &Report, color: bool, out: &mut dyn io::Write) -> io::Resul
         } else {
             mark.to_owned()
         };
-        writeln!(out, "{mark}  {:<14} {}", check.name, harmless(&check.found))?;
+        let mut lines = wrapped(&harmless(&check.found), WIDTH - INDENT);
         if let Some(consequence) = &check.consequence {
-            writeln!(out, "         {:<14} {}", "", harmless(consequence))?;
+            lines.extend(wrapped(&harmless(consequence), WIDTH - INDENT));
+        }
+        let mut lines = lines.into_iter();
+        let first = lines.next().unwrap_or_default();
+        writeln!(out, "{mark}  {:<14} {first}", check.name)?;
+        for line in lines {
+            writeln!(out, "{:INDENT$}{line}", "")?;
         }
     }
     writeln!(out)?;
     writeln!(out, "netobs would attach by: {}", report.hook)?;
-    if report.chains.is_empty() {
-        writeln!(
-            out,
-            "nobody else is attached to the interfaces that netobs would observe"
-        )?;
-    }
-    for chain in &report.chains {
-        writeln!(
-            out,
-            "{} {}:",
-            harmless(&chain.namespace),
-            harmless(&chain.interface)
-        )?;
-        for (hook, programs) in chain.hooks() {
-            if !programs.is_empty() {
-                let programs: Vec<String> = programs.iter().map(|p| harmless(p)).collect();
-                writeln!(out, "  {hook:<15} {}", programs.join(" -> "))?;
-            }
-        }
-    }
-    Ok(())
+    chains::table(&report.chains, report.interfaces, out)
 }
