@@ -18,7 +18,7 @@ use crate::{
     model::sample::Hook,
     render::doctor::{self, Chain, Check, Report, Verdict},
     world::{
-        engine::{self, Update},
+        engine::{self, Running, Update},
         gather::{Depth, Machine},
         netlink::Netlink,
         netns, privilege, rcu,
@@ -241,9 +241,17 @@ async fn engine_check(config: &config::Doctor, machine: &mut Machine) -> Check {
         Ok(Some(update)) => {
             machine.take(&update);
             match update {
-                Update::Containers(containers, _) => ok(
+                Update::Containers(Running {
+                    trouble: Some(reason),
+                    ..
+                }) => limited(
                     "engine",
-                    format!("answers, {} containers run", containers.len()),
+                    reason,
+                    "some namespaces are shown without names of containers".to_owned(),
+                ),
+                Update::Containers(running) => ok(
+                    "engine",
+                    format!("answers, {} containers run", running.containers.len()),
                 ),
                 Update::Absent => ok(
                     "engine",

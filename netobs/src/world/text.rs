@@ -5,12 +5,17 @@ use std::{ffi::OsStr, fmt::Write as _, os::unix::ffi::OsStrExt as _};
 /// `bytes` as text that loses nothing: what is not UTF-8 becomes `\xNN`.
 #[must_use]
 pub fn lossless(bytes: &[u8]) -> String {
+    lossless_with(bytes, "\\x")
+}
+
+/// The same with another beginning of an escape.
+pub(super) fn lossless_with(bytes: &[u8], escape: &str) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         for byte in chunk.invalid() {
             // Writing to a String cannot fail.
-            let _ = write!(text, "\\x{byte:02x}");
+            let _ = write!(text, "{escape}{byte:02x}");
         }
     }
     text
