@@ -358,6 +358,8 @@ fn only_what_is_needed_is_kept() -> anyhow::Result<()> {
                 line.map(str::trim).unwrap_or_default().to_owned()
             };
             assert_eq!(field("NoNewPrivs:"), "1");
+            // SECCOMP_MODE_FILTER
+            assert_eq!(field("Seccomp:"), "2");
             // dac_read_search 2, net_broadcast 11, net_admin 12, sys_ptrace 19,
             // sys_admin 21, perfmon 38, bpf 39, of which the machine may have less.
             let allowed = [2, 11, 12, 19, 21, 38, 39]

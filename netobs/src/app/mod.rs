@@ -20,7 +20,7 @@ use crate::{
     config,
     error::{Cause, Chain, Failure},
     model::sample::Host,
-    world::{privilege, text},
+    world::{privilege, seccomp, text},
 };
 
 /// Runs what the command line asks for.
@@ -84,6 +84,9 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
     // There are no other threads yet.
     if let Err(error) = privilege::reduce() {
         log::debug!("capabilities: {error:#}");
+    }
+    if let Err(error) = seccomp::install() {
+        log::debug!("system calls: {error:#}");
     }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
