@@ -134,6 +134,9 @@ fn not_permitted(what: &dyn std::fmt::Display) -> Option<Failure> {
         return None;
     }
     let (missing, how) = (missing.join(", "), privilege::HOW);
+    // The verifier's log is of a program that is fine with the capability.
+    let what = what.to_string();
+    let what = what.split(". Verifier output").next().unwrap_or_default();
     Some(Failure::words(
         Cause::NotPermitted,
         format!("not permitted: {what}; missing {missing}; {how}"),
