@@ -150,8 +150,9 @@ fn held_programs() -> Option<HashSet<u32>> {
             Err(_) => return None,
         };
         for descriptor in descriptors.flatten() {
-            match fs::read_to_string(descriptor.path()) {
-                Ok(text) => held.extend(program_id(&text)),
+            match fs::read(descriptor.path()) {
+                // Drivers put names of others there, which need not be text.
+                Ok(text) => held.extend(program_id(&String::from_utf8_lossy(&text))),
                 Err(error) if ended(&error) => {}
                 Err(_) => return None,
             }
@@ -161,7 +162,8 @@ fn held_programs() -> Option<HashSet<u32>> {
 }
 
 fn is_netobs(process: &Path) -> bool {
-    fs::read_to_string(process.join("comm")).is_ok_and(|comm| comm.contains("netobs"))
+    fs::read(process.join("comm"))
+        .is_ok_and(|comm| String::from_utf8_lossy(&comm).contains("netobs"))
 }
 
 /// Whether `error` means that the process or its descriptor is no more.
