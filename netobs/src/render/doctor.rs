@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::text::harmless;
+use super::text::{harmless, harmless_json};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -83,7 +83,8 @@ pub struct Report {
 /// # Errors
 /// Where `out` fails.
 pub fn json(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, report)?;
+    let json = serde_json::to_string_pretty(report)?;
+    out.write_all(harmless_json(&json).as_bytes())?;
     out.write_all(b"\n")
 }
 

@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_no_panic(text in any::<String>()) {
+        fn any_text_is_no_panic(text in "(?s).{0,80}") {
             places(&text);
             unescaped(&text);
         }
@@ -113,7 +113,7 @@ mod tests {
         #[test]
         fn mount_points_are_read_whatever_is_mounted_beside(
             point in "/[a-z \t\\\\#é]{0,20}",
-            others in vec(any::<String>(), 0..4),
+            others in vec("[^\n]{0,60}", 0..4),
         ) {
             let mut escaped = String::new();
             for c in point.chars() {

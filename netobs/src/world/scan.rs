@@ -183,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_no_panic(text in any::<String>()) {
+        fn any_text_is_no_panic(text in "(?s).{0,80}") {
             start_time(&text);
         }
     }

@@ -290,6 +290,9 @@ fn excerpt(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -364,5 +367,125 @@ mod tests {
         assert_eq!(failure(br#"{"message":"no such thing"}"#), "no such thing");
         assert_eq!(failure(b"<h1>busy</h1>\n"), "<h1>busy</h1>");
         assert_eq!(failure(&[0xff; 500]).chars().last(), Some('…'));
+    }
+
+    /// Any JSON, with keys that mean something and such as do not.
+    fn json() -> impl Strategy<Value = Value> {
+        let keys = prop::sample::select(vec![
+            "Id",
+            "ID",
+            "Name",
+            "State",
+            "Pid",
+            "Config",
+            "Image",
+            "NetworkSettings",
+            "SandboxKey",
+            "ApiVersion",
+            "Components",
+            "Type",
+            "Action",
+            "Actor",
+            "message",
+        ]);
+        let key = prop_oneof![3 => keys.prop_map(str::to_owned), 1 => "(?s).{0,6}"];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "(?s).{0,40}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..6).prop_map(Value::from),
+                vec((key.clone(), inner), 0..6)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// What holds of every answer.
+    fn understood(body: &[u8]) -> Result<(), TestCaseError> {
+        if let Ok(found) = version(body) {
+            prop_assert!(found.api.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+        }
+        if let Ok(found) = ids(body) {
+            prop_assert!(found.ids.iter().all(|id| is_id(id)));
+        }
+        if let Ok(found) = inspected(body) {
+            prop_assert!(found.name.len() <= LONGEST_NAME + 3);
+            let sandbox = found.sandbox.unwrap_or("/".to_owned());
+            prop_assert!(sandbox.starts_with('/'));
+        }
+        let _any = event(body);
+        prop_assert!(failure(body).len() <= 4 * EXCERPT + 3);
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+        #[test]
+        fn any_json_is_no_panic(value in json()) {
+            understood(value.to_string().as_bytes())?;
+        }
+
+        #[test]
+        fn any_bytes_are_no_panic(bytes in vec(any::<u8>(), 0..200)) {
+            understood(&bytes)?;
+        }
+
+        /// JSON with something wrong, in other bytes than UTF-8 too.
+        #[test]
+        fn changed_json_is_no_panic(
+            value in json(),
+            changes in vec(any::<(Index, u8)>(), 1..5),
+            cut in prop::option::of(any::<Index>()),
+        ) {
+            let mut body = value.to_string().into_bytes();
+            for (place, value) in changes {
+                let at = place.index(body.len());
+                body[at] = value;
+            }
+            if let Some(cut) = cut {
+                body.truncate(cut.index(body.len()));
+            }
+            understood(&body)?;
+        }
+
+        /// What an engine says of a container is found among whatever else it says.
+        #[test]
+        fn a_container_is_read_whatever_it_is_called(
+            name in "(?s).{0,60}",
+            pid in 1..=u32::MAX,
+            other in json(),
+        ) {
+            let body = json!({
+                "Other": other,
+                "Name": format!("/{name}"),
+                "State": {"Pid": pid, "Other": other},
+                "Config": other,
+            });
+            let found = inspected(body.to_string().as_bytes());
+            let found = found.map_err(TestCaseError::fail)?;
+            prop_assert_eq!(found.name, name);
+            prop_assert_eq!(found.pid, pid);
+        }
+
+        /// One entry that is none hides no other.
+        #[test]
+        fn all_ids_are_found_among_others(
+            entries in vec(prop_oneof![
+                "[a-z0-9]{1,64}".prop_map(|id| json!({"Id": id})),
+                json(),
+            ], 0..8),
+        ) {
+            let good = |entry: &Value| entry["Id"].as_str().is_some_and(is_id);
+            let expected = entries.iter().filter(|entry| good(entry)).count();
+            let body = Value::from(entries.clone()).to_string();
+            let found = ids(body.as_bytes()).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(found.ids.len(), expected);
+            prop_assert_eq!(found.odd, entries.len() - expected);
+        }
     }
 }
