@@ -222,6 +222,8 @@ fn filter(message: TcMessage) -> Option<Filter> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     #[test]
@@ -231,5 +233,19 @@ mod tests {
             Some(42)
         );
         assert_eq!(program_id("pos:\t0\nflags:\t02\n"), None);
+    }
+
+    proptest! {
+        /// Drivers write there what they like.
+        #[test]
+        fn a_program_is_found_among_other_lines(
+            others in vec("[^\n]{0,40}", 0..5),
+            id in any::<u32>(),
+        ) {
+            let others = others.join("\n");
+            program_id(&others);
+            prop_assume!(!others.contains("prog_id:"));
+            prop_assert_eq!(program_id(&format!("{others}\nprog_id:\t{id}\n")), Some(id));
+        }
     }
 }

@@ -127,6 +127,10 @@ const FAMILIES: [libc::c_int; 4] = [
     libc::AF_NETLINK,
 ];
 
+/// `TIOCSTI` and `TIOCLINUX`: put characters into the terminal's input.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/asm-generic/ioctls.h>
+const TYPING: [u64; 2] = [0x5412, 0x541c];
+
 /// The kind of namespace that netobs enters, and that `netobs doctor` makes.
 const NEWNET: u64 = libc::CLONE_NEWNET as u64;
 
@@ -157,8 +161,7 @@ fn filter() -> anyhow::Result<BpfProgram> {
     for (number, argument, values) in only {
         rules.insert(number, vec![rule(argument, SeccompCmpOp::Ne, values)?]);
     }
-    let typing = [libc::TIOCSTI, libc::TIOCLINUX];
-    let typing = typing.map(|request| rule(1, SeccompCmpOp::Eq, &[request]));
+    let typing = TYPING.map(|request| rule(1, SeccompCmpOp::Eq, &[request]));
     rules.insert(
         libc::SYS_ioctl,
         typing.into_iter().collect::<Result<_, _>>()?,

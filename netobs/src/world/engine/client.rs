@@ -109,7 +109,7 @@ impl Client {
 
     /// Asks for `path` and gives the body of a good answer.
     pub(super) async fn get(&self, path: &str, deadline: Instant) -> Result<Bytes, Failed> {
-        let late = |what: &str| Failed::new(path, format!("{what}: it took too long"));
+        let late = |what| Failed::new(path, what);
         let mut answer = time::timeout_at(deadline, self.ask(path))
             .await
             .map_err(|_| late("no answer in time"))?
