@@ -8,7 +8,7 @@ const PURE: [&str; 3] = ["model", "inventory", "render"];
 const FORBIDDEN: [&str; 16] = [
     "aya",
     "aya_log",
-    "bollard",
+    "hyper",
     "nix",
     "rtnetlink",
     "netlink_packet_route",

@@ -21,7 +21,7 @@ use std::{
 };
 
 use aya::programs::{SchedClassifier, TcAttachType, XdpMode};
-use common::{Link, SOON, Watch, inside, interface, quiet_pair};
+use common::{Link, SOON, Watch, inside, interface, quiet_pair, warnings};
 use elf::{NEXT, SHOT, XDP_DROP};
 use netobs::{
     model::{
@@ -132,6 +132,16 @@ fn difference(lab: &Lab, watch: &mut Watch, row: &str) -> anyhow::Result<Directi
     })
 }
 
+/// Waits for a running netobs to tell of a difference and what is behind it.
+fn told_by(watch: &mut Watch, difference: &str, cause: &str) -> anyhow::Result<()> {
+    watch.until("a warning", |sample| {
+        let all = warnings(sample, "unaccounted");
+        let mut messages = all.iter().filter_map(|warning| warning["message"].as_str());
+        messages.any(|text| text.contains(difference) && text.contains(cause))
+    })?;
+    Ok(())
+}
+
 /// A watch on two quiet namespaces, without a difference so far.
 fn start(lab: &Lab) -> anyhow::Result<Watch> {
     quiet_pair(lab)?;
@@ -167,6 +177,7 @@ fn who_drops_ahead_of_us_is_named() -> anyhow::Result<()> {
             _ => false,
         });
         assert!(named, "{causes:?}");
+        told_by(&mut watch, "3 tx packets that we did not", "dropper")?;
         // Those that have nothing to do with it are not.
         assert!(!causes.contains(&Cause::Absent), "{causes:?}");
         assert_eq!(told(&lab, "va", Directions { rx: 3, tx: 0 }, &before)?, []);
@@ -192,6 +203,7 @@ fn a_queue_that_drops_behind_us_is_named() -> anyhow::Result<()> {
         }
         other => panic!("{other:?}"),
     }
+    told_by(&mut watch, "3 rx packets less than we did", "tbf")?;
     watch.end()?;
     Ok(())
 }

@@ -203,8 +203,12 @@ fn clean_removes_what_a_killed_one_left_and_nothing_else() -> anyhow::Result<()>
     let mut killed = Watch::start(&lab, &[CLSACT])?;
     killed.proc.end(Signal::SIGKILL, SOON)?;
     assert_eq!(ours(&lab)?, 4, "filters outlive their process");
-    // What was left disturbs nobody.
+    // The next start takes away what was left.
     let mut watch = Watch::start(&lab, &[CLSACT])?;
+    assert_eq!(ours(&lab)?, 4);
+    let mut killed = Watch::start(&lab, &[CLSACT])?;
+    assert_eq!(ours(&lab)?, 8, "those of a running one stay");
+    killed.proc.end(Signal::SIGKILL, SOON)?;
     assert_eq!(ours(&lab)?, 8);
     both_see_everything(&lab, &mut watch, "clsact")?;
 

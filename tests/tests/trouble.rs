@@ -147,6 +147,7 @@ fn hostile_names_are_text_in_every_format() -> anyhow::Result<()> {
         r"=cmd|calc",
         r"bytes\377\376end",
         r"rlo\342\200\256txet",
+        r"csi\302\23331mdel\177",
     ];
     for (number, name) in names.iter().enumerate() {
         lab.shell(&format!(
@@ -185,9 +186,7 @@ fn hostile_names_are_text_in_every_format() -> anyhow::Result<()> {
             for text in [&output.stdout, &output.stderr] {
                 // CSV ends its lines by both (RFC 4180).
                 let text = text.replace("\r\n", "\n");
-                // A parser does not mind the direction of text; people do.
-                let turned = |c: char| format != "json" && c == '\u{202e}';
-                let bad = |c: char| (c.is_control() && c != '\n') || turned(c);
+                let bad = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
                 assert!(!text.contains(bad), "{what}");
                 assert!(!text.contains('\u{fffd}'), "{what}");
             }
@@ -228,6 +227,7 @@ fn json_has_them(value: &Value, odd: &str) {
         "=cmd|calc",
         r"bytes\xff\xfeend",
         "rlo\u{202e}txet",
+        "csi\u{9b}31mdel\u{7f}",
         "inner",
         "host",
     ] {
@@ -358,6 +358,8 @@ fn only_what_is_needed_is_kept() -> anyhow::Result<()> {
                 line.map(str::trim).unwrap_or_default().to_owned()
             };
             assert_eq!(field("NoNewPrivs:"), "1");
+            // SECCOMP_MODE_FILTER
+            assert_eq!(field("Seccomp:"), "2");
             // dac_read_search 2, net_broadcast 11, net_admin 12, sys_ptrace 19,
             // sys_admin 21, perfmon 38, bpf 39, of which the machine may have less.
             let allowed = [2, 11, 12, 19, 21, 38, 39]

@@ -22,7 +22,7 @@ use crate::{
     },
     render::doctor::{self, Chain, Check, Place, Report, Verdict},
     world::{
-        engine::{self, Update},
+        engine::{self, Running, Update},
         gather::{Depth, Machine},
         limits, privilege, rcu,
     },
@@ -281,9 +281,17 @@ async fn engine_check(config: &config::Doctor, machine: &mut Machine) -> Check {
         Ok(Some(update)) => {
             machine.take(&update);
             match update {
-                Update::Containers(containers, _) => ok(
+                Update::Containers(Running {
+                    trouble: Some(reason),
+                    ..
+                }) => limited(
                     "engine",
-                    format!("answers, {} containers run", containers.len()),
+                    reason,
+                    "some namespaces are shown without names of containers".to_owned(),
+                ),
+                Update::Containers(running) => ok(
+                    "engine",
+                    format!("answers, {} containers run", running.containers.len()),
                 ),
                 Update::Absent => ok(
                     "engine",

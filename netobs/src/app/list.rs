@@ -101,7 +101,7 @@ pub(super) async fn first_word(
 /// What is wrong with the engine, if anything is.
 pub(super) fn engine_warning(update: &Update) -> Option<Warning> {
     match update {
-        Update::Containers(..) => None,
+        Update::Containers(running) => running.trouble.as_deref().map(engine_trouble),
         Update::Absent => {
             log::info!("no container engine found: containers are shown as plain namespaces");
             None
@@ -115,7 +115,8 @@ fn engine_trouble(reason: &str) -> Warning {
         code: "engine_unreachable".to_owned(),
         namespace: None,
         message: format!(
-            "the container engine does not answer, names of containers may be missing or old: {reason}"
+            "the container engine does not answer as it should, names of containers may be missing \
+             or old: {reason}"
         ),
     }
 }

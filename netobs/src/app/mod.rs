@@ -21,7 +21,7 @@ use crate::{
     config,
     error::{Cause, Chain, Failure},
     model::sample::Host,
-    world::{limits, privilege, text},
+    world::{limits, privilege, seccomp, text},
 };
 
 /// Runs what the command line asks for.
@@ -87,6 +87,9 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
     // There are no other threads yet.
     if let Err(error) = privilege::reduce() {
         log::debug!("capabilities: {error:#}");
+    }
+    if let Err(error) = seccomp::install() {
+        log::debug!("system calls: {error:#}");
     }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -156,6 +159,9 @@ fn not_permitted(what: &dyn std::fmt::Display) -> Option<Failure> {
         return None;
     }
     let (missing, how) = (missing.join(", "), privilege::HOW);
+    // The verifier's log is of a program that is fine with the capability.
+    let what = what.to_string();
+    let what = what.split(". Verifier output").next().unwrap_or_default();
     Some(Failure::words(
         Cause::NotPermitted,
         format!("not permitted: {what}; missing {missing}; {how}"),

@@ -178,8 +178,9 @@ fn held_programs() -> Option<HashSet<u32>> {
             Err(_) => return None,
         };
         for descriptor in descriptors.flatten() {
-            match fs::read_to_string(descriptor.path()) {
-                Ok(text) => held.extend(program_id(&text)),
+            match fs::read(descriptor.path()) {
+                // Drivers put names of others there, which need not be text.
+                Ok(text) => held.extend(program_id(&String::from_utf8_lossy(&text))),
                 Err(error) if ended(&error) => {}
                 Err(_) => return None,
             }
@@ -189,7 +190,8 @@ fn held_programs() -> Option<HashSet<u32>> {
 }
 
 fn is_netobs(process: &Path) -> bool {
-    fs::read_to_string(process.join("comm")).is_ok_and(|comm| comm.contains("netobs"))
+    fs::read(process.join("comm"))
+        .is_ok_and(|comm| String::from_utf8_lossy(&comm).contains("netobs"))
 }
 
 /// Whether `error` means that the process or its descriptor is no more.
@@ -252,6 +254,8 @@ fn filter(message: TcMessage) -> Option<Filter> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     #[test]
@@ -261,5 +265,19 @@ mod tests {
             Some(42)
         );
         assert_eq!(program_id("pos:\t0\nflags:\t02\n"), None);
+    }
+
+    proptest! {
+        /// Drivers write there what they like.
+        #[test]
+        fn a_program_is_found_among_other_lines(
+            others in vec("[^\n]{0,40}", 0..5),
+            id in any::<u32>(),
+        ) {
+            let others = others.join("\n");
+            program_id(&others);
+            prop_assume!(!others.contains("prog_id:"));
+            prop_assert_eq!(program_id(&format!("{others}\nprog_id:\t{id}\n")), Some(id));
+        }
     }
 }

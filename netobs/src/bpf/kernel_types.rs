@@ -9,6 +9,11 @@ use netobs_common::routes::{ABSENT, Field};
 /// Where the kernel shows its types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
+/// Structures inside structures: the kernel's are some five deep.
+const DEEPEST: u32 = 32;
+/// Types that the way to a field may lead through.
+const MOST_STEPS: u32 = 100_000;
+
 /// The types of the running kernel.
 pub struct KernelTypes(TypeInformation);
 
@@ -93,13 +98,42 @@ impl KernelTypes {
                 Err(format!("{}.{}", field.structure, field.path))
             }
         };
-        let Some(id) = self.structure(field.structure) else {
-            return missing();
+        let mut steps = MOST_STEPS;
+        self.structure(field.structure)
+            .and_then(|id| self.find(id, field.path, DEEPEST, &mut steps))
+            .map_or_else(missing, Ok)
+    }
+
+    /// The offset of `path` (names with dots between) in the type `id`. btfparse can
+    /// tell it too, and never ends where types contain themselves.
+    fn find(&self, id: u32, path: &str, depth: u32, steps: &mut u32) -> Option<u32> {
+        let depth = depth.checked_sub(1)?;
+        *steps = steps.checked_sub(1)?;
+        let members = match self.0.get().get(&id)? {
+            TypeVariant::Struct(structure) => structure.member_list(),
+            TypeVariant::Union(union) => union.member_list(),
+            TypeVariant::Typedef(other) => return self.find(*other.tid(), path, depth, steps),
+            TypeVariant::Const(other) => return self.find(*other.tid(), path, depth, steps),
+            TypeVariant::Volatile(other) => return self.find(*other.tid(), path, depth, steps),
+            TypeVariant::TypeTag(other) => return self.find(*other.tid(), path, depth, steps),
+            _ => return None,
         };
-        match self.0.offset_of(id, field.path) {
-            Ok((_, Offset::ByteOffset(offset))) => Ok(offset),
-            Ok((_, Offset::BitOffsetAndSize(..))) | Err(_) => missing(),
-        }
+        let (name, rest) = match path.split_once('.') {
+            Some((name, rest)) => (name, Some(rest)),
+            None => (path, None),
+        };
+        members.iter().find_map(|member| {
+            let Offset::ByteOffset(start) = member.offset() else {
+                return None;
+            };
+            let inside = match (member.name(), rest) {
+                (None, _) => self.find(member.tid(), path, depth, steps)?,
+                (Some(found), _) if found != name => return None,
+                (Some(_), Some(rest)) => self.find(member.tid(), rest, depth, steps)?,
+                (Some(_), None) => 0,
+            };
+            start.checked_add(inside)
+        })
     }
 
     /// Functions and structures may share a name, and the map of names keeps the
@@ -144,6 +178,11 @@ impl KernelTypes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use netobs_common::routes::{FIELDS_DROP, FIELDS_IPV4, FIELDS_IPV6};
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
     use super::*;
 
     #[test]
@@ -187,18 +226,199 @@ mod tests {
         assert_eq!(types.drop_reasons().name(u32::MAX), u32::MAX.to_string());
     }
 
+    /// Fields of structures that are among the first of a kernel's types, with
+    /// structures inside them.
+    const EARLY: [Field; 3] = [
+        early("list_head", "next"),
+        early("task_struct", "se.load.weight"),
+        early("task_struct", "tasks.prev"),
+    ];
+
+    const fn early(structure: &'static str, path: &'static str) -> Field {
+        Field {
+            global: "",
+            structure,
+            path,
+            optional: false,
+        }
+    }
+
+    /// What netobs asks of the types, whatever they are: how many of the fields
+    /// there are.
+    fn asked(contents: Vec<u8>) -> usize {
+        let Ok(types) = KernelTypes::parse(contents) else {
+            return 0;
+        };
+        let _any = types.drop_reasons();
+        let all = FIELDS_IPV4.iter().chain(&FIELDS_IPV6).chain(&FIELDS_DROP);
+        let there = |field: &&Field| types.offset(field).is_ok_and(|offset| offset != ABSENT);
+        all.chain(&EARLY).filter(there).count()
+    }
+
+    /// The kernel's own types, the first `count` of them only: quick to read.
+    fn beginning(whole: &[u8], count: usize) -> Vec<u8> {
+        let number = |at: usize| {
+            let bytes = whole[at..at + 4].try_into().expect("four bytes");
+            u32::from_ne_bytes(bytes) as usize
+        };
+        let (header, types, strings, strings_len) = (number(4), number(8), number(16), number(20));
+        let mut end = header + types;
+        for _ in 0..count {
+            let info = number(end + 4);
+            let (members, kind) = (info & 0xffff, info >> 24 & 0x1f);
+            // What follows a type, by its kind.
+            // https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/btf.h
+            end += 12
+                + match kind {
+                    1 | 14 | 17 => 4,
+                    3 => 12,
+                    4 | 5 | 15 | 19 => 12 * members,
+                    6 | 13 => 8 * members,
+                    _ => 0,
+                };
+        }
+        let types_len = end - header - types;
+        let mut cut = whole[..header].to_vec();
+        for (at, value) in [(8, 0), (12, types_len), (16, types_len), (20, strings_len)] {
+            let value = u32::try_from(value).expect("a small number");
+            cut[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        cut.extend(&whole[header + types..end]);
+        cut.extend(&whole[header + strings..header + strings + strings_len]);
+        cut
+    }
+
+    /// A structure without a name for its only member, which is of type `member`, and
+    /// what is `after` it.
+    fn nested(member: u32, after: &[u32]) -> Vec<u8> {
+        const STRUCT: u32 = 4 << 24 | 1;
+        let mut types = vec![1, STRUCT, 8, 0, member, 0];
+        types.extend(after);
+        let len = u32::try_from(types.len() * 4).expect("a small number");
+        let mut bytes = b"\x9f\xeb\x01\x00\x18\x00\x00\x00".to_vec();
+        for number in [0, len, len, 5].into_iter().chain(types) {
+            bytes.extend(number.to_ne_bytes());
+        }
+        bytes.extend(b"\0net\0");
+        bytes
+    }
+
     #[test]
-    fn random_bytes_behind_a_header_are_an_error_and_no_panic() {
-        let mut random = fastrand::Rng::with_seed(7);
-        for _ in 0..2000 {
+    fn circles_are_an_error_and_no_overflow() {
+        const TYPEDEF: u32 = 8 << 24;
+        let field = early("net", "ns.inum");
+        for bytes in [
+            nested(1, &[]),
+            nested(2, &[1, TYPEDEF, 2]),
+            nested(2, &[1, TYPEDEF, 3, 1, TYPEDEF, 2]),
+            nested(2, &[1, TYPEDEF, 1]),
+        ] {
+            if let Ok(types) = KernelTypes::parse(bytes) {
+                assert_eq!(types.offset(&field), Err("net.ns.inum".to_owned()));
+            }
+        }
+    }
+
+    /// Another reader of the same types.
+    #[test]
+    fn offsets_are_those_that_btfparse_tells() {
+        let types = KernelTypes::parse(kernels_own()).expect("the kernel's own types");
+        let mut known = 0;
+        for field in FIELDS_IPV4.iter().chain(&FIELDS_IPV6).chain(&FIELDS_DROP) {
+            let Some(id) = types.structure(field.structure) else {
+                continue;
+            };
+            let told = match types.0.offset_of(id, field.path) {
+                Ok((_, Offset::ByteOffset(offset))) => Some(offset),
+                _ => None,
+            };
+            let ours = types.offset(field).ok().filter(|offset| *offset != ABSENT);
+            assert_eq!(ours, told, "{}.{}", field.structure, field.path);
+            known += usize::from(told.is_some());
+        }
+        assert!(known > 40, "{known}");
+    }
+
+    fn kernels_own() -> Vec<u8> {
+        std::fs::read(VMLINUX).expect("the kernel's types")
+    }
+
+    /// Where something is changed: small numbers are the header and the first types.
+    fn changes() -> impl Strategy<Value = Vec<(Index, bool, u8)>> {
+        vec(any::<(Index, bool, u8)>(), 1..12)
+    }
+
+    fn changed(mut bytes: Vec<u8>, changes: &[(Index, bool, u8)], cut: Option<Index>) -> Vec<u8> {
+        for (place, front, value) in changes {
+            let range = if *front { 64 } else { bytes.len() };
+            bytes[place.index(range)] = *value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_beginning_of_the_kernels_types_is_read_like_the_whole() {
+        let whole = kernels_own();
+        assert!(asked(whole.clone()) > 40);
+        assert!(asked(beginning(&whole, 3000)) >= EARLY.len());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        /// Whatever is wrong; most of it is noticed early.
+        #[test]
+        fn changed_types_are_no_panic(
+            changes in changes(),
+            cut in proptest::option::weighted(0.3, any::<Index>()),
+        ) {
+            asked(changed(SMALL.clone(), &changes, cut));
+        }
+
+        /// Types that mean other types: circles, and members that are no members.
+        #[test]
+        fn types_that_lead_elsewhere_are_no_panic(
+            ids in vec((any::<Index>(), 0..3000u32), 1..40),
+        ) {
+            let mut bytes = SMALL.clone();
+            for (place, id) in ids {
+                // Types come before the strings, some 110 kB of them.
+                let at = 24 + 4 * place.index(28_000);
+                bytes[at..at + 4].copy_from_slice(&id.to_ne_bytes());
+            }
+            asked(bytes);
+        }
+
+        #[test]
+        fn bytes_are_no_panic(types in vec(any::<u8>(), 0..2000), strings in 0..64u32) {
+            let len = u32::try_from(types.len()).expect("a small number") & !3;
             let mut bytes = b"\x9f\xeb\x01\x00\x18\x00\x00\x00".to_vec();
-            let types = random.u32(0..256) & !3;
-            for number in [0, types, types, random.u32(0..64)] {
+            for number in [0, len, len, strings] {
                 bytes.extend(number.to_le_bytes());
             }
-            bytes.extend(std::iter::repeat_with(|| random.u8(..)).take(320));
-            // Whether it parses is chance.
-            let _ = KernelTypes::parse(bytes);
+            bytes.extend(types);
+            asked(bytes);
+        }
+    }
+
+    /// The kernel's first types.
+    static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| beginning(&kernels_own(), 3000));
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn all_types_of_the_kernel_changed_are_no_panic(
+            ids in vec((any::<Index>(), 0..100_000u32), 1..20),
+        ) {
+            let mut bytes = kernels_own();
+            let words = bytes.len() / 4 - 6;
+            for (place, id) in ids {
+                let at = 24 + 4 * place.index(words);
+                bytes[at..at + 4].copy_from_slice(&id.to_ne_bytes());
+            }
+            asked(bytes);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use log::{debug, info};
 use netobs_common::{SlotEntry, SlotOwner};
 
-use super::{Observed, Observer, Spot, described, flags, memory};
+use super::{Balance, Observed, Observer, Spot, described, flags, memory};
 use crate::{
     bpf::{attach, attach::Attached, filters},
     inventory::build::{Interface, Place, Row},
@@ -138,6 +138,7 @@ impl Observer {
                 described: SlotOwner::default(),
                 lag: None,
                 fresh: false,
+                balance: Balance::default(),
             },
         );
     }

@@ -1,5 +1,6 @@
 //! Hangs the programs where the inventory says, and reads what they counted.
 
+mod balance;
 pub mod causes;
 mod describe;
 mod doubts;
@@ -21,6 +22,7 @@ use anyhow::Context as _;
 use log::{debug, info};
 use netobs_common::{Netns, SlotEntry, SlotOwner};
 
+use balance::Balance;
 pub use describe::listed;
 use describe::{described, namespace};
 use doubts::{doubts, own_doubts};
@@ -43,6 +45,7 @@ use crate::{
     },
     model::{
         baseline::Baseline,
+        causes::Evidence,
         counters::{Counters, Directions, KernelCounters},
         sample::{self, Hook, NsKey, Sample, State, Warning},
     },
@@ -94,6 +97,7 @@ struct Observed {
     lag: Option<Duration>,
     /// Whether it came while we were looking.
     fresh: bool,
+    balance: Balance,
 }
 
 /// From so many interfaces at once on, grace periods are worth shortening.
@@ -140,6 +144,8 @@ pub struct Observer {
     /// while we were looking.
     passable: HashMap<u32, Instant>,
     lags: sample::Lags,
+    /// What the machine had lost before we began.
+    beginning: Evidence,
 }
 
 impl Observer {
@@ -174,6 +180,7 @@ impl Observer {
             inherited: false,
             passable: HashMap::new(),
             lags: sample::Lags::default(),
+            beginning: causes::baseline(),
         })
     }
 
@@ -392,6 +399,7 @@ impl Observer {
             described: SlotOwner::default(),
             lag: None,
             fresh: !self.rows.is_empty(),
+            balance: Balance::default(),
         };
         let entry = SlotEntry::new(slot, flags(interface));
         let name = interface.place.name();
@@ -629,6 +637,7 @@ impl Observer {
         mut warnings: Vec<Warning>,
     ) -> Sample {
         let mut ours = self.read_kernel(machine, None).await;
+        self.balance(&ours, machine).await;
         let mut namespaces: Vec<sample::Namespace> = self
             .rows
             .values()
@@ -651,6 +660,7 @@ impl Observer {
         namespaces.append(&mut self.gone);
         warnings.extend(doubts(&namespaces));
         warnings.extend(self.detached());
+        warnings.extend(self.unbalanced());
         let observer = self.about();
         warnings.extend(own_doubts(&observer));
         Sample {
@@ -753,6 +763,14 @@ fn oriented(place: &Place, counters: Directions<KernelCounters>) -> Directions<K
     match place {
         Place::HostEnd { .. } => counters.mirrored(),
         Place::Inside { .. } => counters,
+    }
+}
+
+/// A namespace's difference in the directions of the interface that carries the programs.
+fn oriented_difference(place: &Place, difference: Directions<i64>) -> Directions<i64> {
+    match place {
+        Place::HostEnd { .. } => difference.mirrored(),
+        Place::Inside { .. } => difference,
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io, time::SystemTime};
 
 use serde::Serialize;
 
+use super::text::harmless_json;
 use crate::model::{
     baseline::Baseline,
     counters::{Counters, Directions, Family, KernelCounters, Tally},
@@ -50,7 +51,8 @@ pub fn list(
 }
 
 pub(super) fn line(value: &impl Serialize, out: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, value)?;
+    let json = serde_json::to_string(value)?;
+    out.write_all(harmless_json(&json).as_bytes())?;
     out.write_all(b"\n")
 }
 

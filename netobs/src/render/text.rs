@@ -1,6 +1,6 @@
 //! Names from elsewhere, and numbers for people.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -21,6 +21,29 @@ pub fn harmless(text: &str) -> String {
         }
     }
     result
+}
+
+/// The JSON `text`, which means the same afterwards, with the same characters written
+/// as `\uNNNN`: JSON itself asks for that below U+0020 only, and a terminal takes
+/// U+009B for the beginning of a command.
+#[must_use]
+pub fn harmless_json(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| byte.is_ascii() && byte != 0x7f) {
+        return Cow::Borrowed(text);
+    }
+    let mut result = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Line ends are between the strings.
+        if c != '\n' && is_unsafe(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _ = write!(result, "\\u{unit:04x}");
+            }
+        } else {
+            result.push(c);
+        }
+    }
+    Cow::Owned(result)
 }
 
 fn is_unsafe(c: char) -> bool {
@@ -154,6 +177,19 @@ mod tests {
         assert_eq!(wrapped("日本 日本", 8), ["日本", "日本"]);
         assert_eq!(wrapped("enormous a b", 4), ["enormous", "a b"]);
         assert_eq!(wrapped("", 4), [""]);
+    }
+
+    #[test]
+    fn json_stays_the_same_for_a_parser() {
+        let name = "a\u{9b}31m\u{7f}\u{202e}\u{e0041}\u{1b}\n日\\";
+        let json = serde_json::to_string_pretty(&[name]).expect("JSON");
+        let shown = harmless_json(&json);
+        assert!(
+            shown.contains(r"\u009b31m\u007f\u202e\udb40\udc41\u001b\n日\\"),
+            "{shown}"
+        );
+        let read: Vec<String> = serde_json::from_str(&shown).expect("JSON");
+        assert_eq!(read, [name]);
     }
 
     #[test]

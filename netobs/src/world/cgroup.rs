@@ -8,7 +8,9 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 /// where there is only version 1.
 #[must_use]
 pub fn root() -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // Others choose where they mount, and not all of it is UTF-8.
+    let mounts = std::fs::read("/proc/self/mountinfo").ok()?;
+    let mounts = String::from_utf8_lossy(&mounts);
     // Another mount may hide one that is still listed.
     places(&mounts).into_iter().find(|place| {
         statfs(place).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
@@ -71,6 +73,8 @@ fn unescaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     #[test]
@@ -95,5 +99,34 @@ mod tests {
         assert_eq!(found(unified), ["/sys/fs/cgroup"]);
         assert!(found("25 24 0:23 / /c rw - cgroup cgroup rw\nnonsense\n").is_empty());
         assert_eq!(unescaped(r"/a\040b\\c\9"), r"/a b\\c\9");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_no_panic(text in "(?s).{0,80}") {
+            places(&text);
+            unescaped(&text);
+        }
+
+        /// As the kernel writes it: `mangle()`.
+        /// <https://github.com/torvalds/linux/blob/v6.18/fs/proc_namespace.c>
+        #[test]
+        fn mount_points_are_read_whatever_is_mounted_beside(
+            point in "/[a-z \t\\\\#é]{0,20}",
+            others in vec("[^\n]{0,60}", 0..4),
+        ) {
+            let mut escaped = String::new();
+            for c in point.chars() {
+                match c {
+                    ' ' | '\t' | '\n' | '\\' | '#' => {
+                        escaped.push_str(&format!("\\{:03o}", u32::from(c)));
+                    }
+                    c => escaped.push(c),
+                }
+            }
+            let line = format!("30 23 0:26 / {escaped} rw - cgroup2 cgroup2 rw");
+            let text = format!("{}\n{line}\n", others.join("\n"));
+            prop_assert!(places(&text).contains(&PathBuf::from(point)));
+        }
     }
 }

@@ -24,6 +24,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// What is known of the inside of a namespace is looked at again after this
 /// time even if nothing told of a change there.
 const STALE: Duration = Duration::from_secs(5);
+/// Folders of sandboxes that are looked into: an engine has one.
+const MOST_SANDBOXES: usize = 64;
 
 /// What a look at the machine is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +106,12 @@ impl Machine {
 
     /// Takes what the engine told.
     pub fn take(&mut self, update: &engine::Update) {
-        if let engine::Update::Containers(containers, sandboxes) = update {
-            self.containers.clone_from(containers);
+        if let engine::Update::Containers(running) = update {
+            self.containers.clone_from(&running.containers);
             // Folders stay known: the next container's sandbox is made before
             // the engine tells of it.
-            for sandbox in sandboxes {
-                if !self.sandboxes.contains(sandbox) {
+            for sandbox in &running.sandboxes {
+                if self.sandboxes.len() < MOST_SANDBOXES && !self.sandboxes.contains(sandbox) {
                     self.sandboxes.push(sandbox.clone());
                 }
             }

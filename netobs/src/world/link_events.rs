@@ -138,3 +138,72 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::NLM_F_MULTIPART;
+    use netlink_packet_route::link::LinkMessage;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::world::netlink::tests::datagrams;
+
+    fn message(payload: RouteNetlinkMessage) -> Vec<u8> {
+        let mut message = NetlinkMessage::from(payload);
+        message.header.flags = NLM_F_MULTIPART;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    fn link(ifindex: u32, flags: LinkFlags, family: AddressFamily) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.index = ifindex;
+        link.header.flags = flags;
+        link.header.interface_family = family;
+        link
+    }
+
+    #[test]
+    fn a_link_can_be_passed_once_both_its_ends_are_up() {
+        let unspecified = AddressFamily::Unspec;
+        let up = LinkFlags::Up | LinkFlags::LowerUp;
+        let datagram = [
+            message(RouteNetlinkMessage::NewLink(link(
+                3,
+                LinkFlags::Up,
+                unspecified,
+            ))),
+            message(RouteNetlinkMessage::NewLink(link(3, up, unspecified))),
+            message(RouteNetlinkMessage::DelLink(link(
+                3,
+                up,
+                AddressFamily::Bridge,
+            ))),
+            message(RouteNetlinkMessage::DelLink(link(3, up, unspecified))),
+        ]
+        .concat();
+        let ifindex = 3;
+        let expected = [
+            LinkEvent::Changed { ifindex, up: false },
+            LinkEvent::Changed { ifindex, up: true },
+            LinkEvent::Other,
+            LinkEvent::Gone(ifindex),
+        ];
+        assert_eq!(events(&datagram), expected);
+        assert_eq!(
+            events(&[0xff; 40]),
+            [LinkEvent::Other],
+            "something happened"
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn changed_messages_are_no_panic(bytes in datagrams()) {
+            events(&bytes);
+        }
+    }
+}

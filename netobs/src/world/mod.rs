@@ -12,4 +12,5 @@ pub mod privilege;
 pub mod rcu;
 pub mod route_events;
 pub mod scan;
+pub mod seccomp;
 pub mod text;

@@ -448,3 +448,129 @@ fn address(message: &AddressMessage) -> Option<String> {
     }
     result.map(|ip| format!("{ip}/{}", message.header.prefix_len))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::LazyLock;
+
+    use netlink_packet_route::rule::RuleMessage;
+    use proptest::{collection::vec, prelude::*, sample::Index};
+    use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+    use super::*;
+
+    /// What the kernel says of this machine: links, addresses, routes, rules and
+    /// counters, each message by itself.
+    static REAL: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let mut stats = StatsMessage::default();
+        stats.header.filter_mask = StatsFilterMask::Link64;
+        let requests = [
+            RouteNetlinkMessage::GetLink(LinkMessage::default()),
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+            RouteNetlinkMessage::GetRoute(RouteMessage::default()),
+            RouteNetlinkMessage::GetRule(RuleMessage::default()),
+            RouteNetlinkMessage::GetStats(stats),
+        ];
+        requests.into_iter().flat_map(dumped).collect()
+    });
+
+    fn dumped(request: RouteNetlinkMessage) -> Vec<Vec<u8>> {
+        let mut message = NetlinkMessage::from(request);
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let mut socket = Socket::new(NETLINK_ROUTE).expect("a socket");
+        socket.bind_auto().expect("a port");
+        socket.connect(&SocketAddr::new(0, 0)).expect("the kernel");
+        socket.send(&bytes, 0).expect("a request");
+        let mut messages = Vec::new();
+        loop {
+            let (datagram, _) = socket.recv_from_full().expect("an answer");
+            let mut rest = &datagram[..];
+            while let Some(len) = rest.first_chunk().map(|len| u32::from_ne_bytes(*len)) {
+                // NLMSG_DONE
+                if rest[4] == 3 {
+                    return messages;
+                }
+                messages.push(rest[..len as usize].to_vec());
+                rest = &rest[len.next_multiple_of(4) as usize..];
+            }
+        }
+    }
+
+    /// Datagrams of the kernel's own messages, most of them with something wrong, and
+    /// such as are no messages at all.
+    pub(in crate::world) fn datagrams() -> impl Strategy<Value = Vec<u8>> {
+        let message = (any::<Index>(), vec(any::<(Index, bool, u8)>(), 0..6));
+        let changed = vec(message, 1..4).prop_map(|messages| {
+            let changed = messages.into_iter().flat_map(|(which, changes)| {
+                let mut bytes = which.get(&REAL).clone();
+                for (place, front, value) in changes {
+                    let range = if front {
+                        36.min(bytes.len())
+                    } else {
+                        bytes.len()
+                    };
+                    bytes[place.index(range)] = value;
+                }
+                bytes
+            });
+            changed.collect::<Vec<u8>>()
+        });
+        let cut = (changed.clone(), any::<Index>()).prop_map(|(mut bytes, len)| {
+            bytes.truncate(len.index(bytes.len() + 1));
+            bytes
+        });
+        prop_oneof![4 => changed, 2 => cut, 1 => vec(any::<u8>(), 0..400)]
+    }
+
+    /// What netobs makes of a message.
+    fn understood(bytes: &[u8]) -> Option<()> {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?;
+        match &message.payload {
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewLink(found) | RouteNetlinkMessage::DelLink(found),
+            ) => {
+                let found = link(found);
+                assert!(found.link_nsid.is_none_or(|nsid| nsid >= 0));
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(found)) => {
+                if let Some(text) = address(found) {
+                    assert!(text.contains('/'), "{text}");
+                }
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(found)) => {
+                if let Some(route) = route(found) {
+                    // As the table writes it.
+                    assert!(!route.prefix.to_string().is_empty());
+                }
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewStats(found)) => {
+                for attribute in &found.attributes {
+                    if let StatsAttribute::Link64(counters) = attribute {
+                        directions(counters);
+                    }
+                }
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    #[test]
+    fn the_kernels_own_messages_are_understood() {
+        assert!(REAL.len() >= 4, "at least those of lo: {}", REAL.len());
+        for message in REAL.iter() {
+            assert!(understood(message).is_some(), "{message:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn changed_messages_are_no_panic(bytes in datagrams()) {
+            understood(&bytes);
+        }
+    }
+}

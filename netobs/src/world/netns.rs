@@ -5,17 +5,18 @@
 //! is held longer than a visit takes.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io,
     os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
     path::Path,
     thread,
 };
 
 use nix::{
+    libc,
     sched::{CloneFlags, setns},
     sys::{
         socket::{AddressFamily, SockFlag, SockType, getsockopt, socket},
@@ -40,17 +41,23 @@ mod sockopt {
 
 /// Opens the namespace file at `path`.
 ///
+/// What it is comes first: some of these folders are of other users, and to open a
+/// FIFO waits for its writer, a device does whatever it does.
+///
 /// # Errors
 /// Where it cannot be opened or is no namespace file (`InvalidInput`).
 pub fn open(path: &Path) -> io::Result<File> {
-    let file = File::open(path)?;
-    if fstatfs(&file)?.filesystem_type() != FsType(NSFS_MAGIC) {
+    let place = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path)?;
+    if fstatfs(&place)?.filesystem_type() != FsType(NSFS_MAGIC) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not a namespace file",
         ));
     }
-    Ok(file)
+    File::open(format!("/proc/thread-self/fd/{}", place.as_raw_fd()))
 }
 
 /// The inode of an open namespace file.
@@ -91,4 +98,33 @@ pub fn within<T: Send>(file: &File, work: impl FnOnce() -> T + Send) -> io::Resu
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Instant};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    /// Users have folders of their own where netobs looks for namespaces.
+    #[test]
+    fn a_fifo_is_no_namespace_and_nothing_to_wait_for() {
+        let name = format!("netobs-fifo-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        mkfifo(&path, Mode::S_IRWXU).expect("a fifo");
+        let started = Instant::now();
+        let error = open(&path).expect_err("a fifo is no namespace");
+        fs::remove_file(&path).expect("the fifo goes");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(started.elapsed().as_secs() < 5);
+    }
+
+    #[test]
+    fn our_own_namespace_opens() {
+        let file = open(OWN.as_ref()).expect("our own namespace");
+        let metadata = fs::metadata("/proc/self/ns/net").expect("our own namespace");
+        assert_eq!(inode(&file).ok(), Some(metadata.ino()));
+    }
 }

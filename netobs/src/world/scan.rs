@@ -149,6 +149,8 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
 
     #[test]
@@ -164,5 +166,25 @@ mod tests {
         let own = started(std::process::id());
         assert!(own.is_some());
         assert_eq!(own, started(std::process::id()));
+    }
+
+    proptest! {
+        /// A process calls itself what it likes.
+        #[test]
+        fn no_command_shifts_the_fields(command in vec(any::<u8>(), 0..16), start in any::<u64>()) {
+            let fields: Vec<String> = (3..=21).map(|n| n.to_string()).collect();
+            let stat = [
+                b"7 (",
+                &command[..],
+                format!(") {} {start} 23 24", fields.join(" ")).as_bytes(),
+            ]
+            .concat();
+            prop_assert_eq!(start_time(&String::from_utf8_lossy(&stat)), Some(start));
+        }
+
+        #[test]
+        fn any_text_is_no_panic(text in "(?s).{0,80}") {
+            start_time(&text);
+        }
     }
 }

@@ -29,11 +29,12 @@ pub(crate) const LAB: [Needed; 6] = [
 ];
 
 /// For the tests, besides.
-pub(crate) const TESTS: [Needed; 4] = [
+pub(crate) const TESTS: [Needed; 5] = [
     needed("bpftool", "bpftool"),
     needed("iperf3", "iperf3"),
     needed("curl", "curl"),
     needed("sysctl", "procps"),
+    needed("setcap", "libcap2-bin"),
 ];
 
 impl Needed {

@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::text::{harmless, wrapped};
+use super::text::{harmless, harmless_json, wrapped};
 
 mod chains;
 
@@ -60,7 +60,8 @@ pub struct Report {
 /// # Errors
 /// Where `out` fails.
 pub fn json(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, report)?;
+    let json = serde_json::to_string_pretty(report)?;
+    out.write_all(harmless_json(&json).as_bytes())?;
     out.write_all(b"\n")
 }
 
