@@ -301,6 +301,8 @@ fn interfaces(facts: &Facts, links: &[Link], ends: &[&Link], options: Options) -
         let end = unseen.iter().position(|end| is_pair(link, end));
         match end {
             Some(at) => result.push(from_host_end(facts, unseen.remove(at), Some(link))),
+            // Its host end is about to be seen.
+            None if link.settling => {}
             None => result.push(inside(link)),
         }
     }

@@ -32,9 +32,12 @@ pub struct Link {
     pub master: Option<u32>,
     /// `address/prefix length`, IPv4 first.
     pub addresses: Vec<String>,
-    /// Appeared in our namespace a moment ago and may be on its way into
-    /// another one: engines make interfaces here and then move them.
+    /// Appeared a moment ago and is not where it will be, as far as can be told: an
+    /// engine makes interfaces in our namespace and then moves them, and of a pair
+    /// one end may be seen before the other.
     pub settling: bool,
+    /// Whether its other end is in our namespace.
+    pub peer_here: bool,
     /// The kernel's own counters at the time of reading.
     pub counters: Directions<KernelCounters>,
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use log::{debug, info};
@@ -138,6 +138,7 @@ impl Observer {
                 described: SlotOwner::default(),
                 lag: None,
                 fresh: false,
+                attached_at: Instant::now(),
                 balance: Balance::default(),
             },
         );

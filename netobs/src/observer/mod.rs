@@ -97,11 +97,10 @@ struct Observed {
     lag: Option<Duration>,
     /// Whether it came while we were looking.
     fresh: bool,
+    /// When the programs hung there.
+    attached_at: Instant,
     balance: Balance,
 }
-
-/// From so many interfaces at once on, grace periods are worth shortening.
-const MANY: usize = 4;
 
 /// How an interface that is wanted relates to what is observed at its spot.
 enum Standing {
@@ -210,13 +209,14 @@ impl Observer {
             scope: self.host_key,
             ifindex,
         };
-        // The programs were there first.
+        // Else the programs were there first.
         if let Some(observed) = self.observed.get_mut(&spot)
             && observed.fresh
             && observed.lag.is_none()
         {
-            observed.lag = Some(Duration::ZERO);
-            self.lags.add(Duration::ZERO);
+            let lag = observed.attached_at.saturating_duration_since(at);
+            observed.lag = Some(lag);
+            self.lags.add(lag);
         }
     }
 
@@ -331,7 +331,7 @@ impl Observer {
 
     /// For the time in which `count` interfaces come or go.
     fn expedited(&self, count: usize) -> Option<Expedited> {
-        (self.settings.expedite && count >= MANY).then(Expedited::begin)?
+        (self.settings.expedite && count > 0).then(Expedited::begin)?
     }
 
     fn standing(&self, spot: Spot, owner: NsKey, interface: &Interface) -> Standing {
@@ -399,6 +399,7 @@ impl Observer {
             described: SlotOwner::default(),
             lag: None,
             fresh: !self.rows.is_empty(),
+            attached_at: Instant::now(),
             balance: Balance::default(),
         };
         let entry = SlotEntry::new(slot, flags(interface));
@@ -412,6 +413,7 @@ impl Observer {
             Ok(attached) => {
                 observed.attached = attached;
                 observed.since = SystemTime::now();
+                observed.attached_at = Instant::now();
                 if spot.scope == self.host_key && observed.fresh {
                     let since = self.passable.get(&spot.ifindex);
                     observed.lag = since.map(Instant::elapsed);

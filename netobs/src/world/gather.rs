@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    fs::File,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -39,6 +40,7 @@ pub enum Depth {
 /// The machine, as far as it is known.
 pub struct Machine {
     host: Netlink,
+    own: File,
     own_inode: u64,
     own_cookie: Option<u64>,
     containers: Vec<Container>,
@@ -46,6 +48,8 @@ pub struct Machine {
     namespaces: BTreeMap<u64, Visited>,
     host_links: Vec<Link>,
     seen: HashMap<u32, Seen>,
+    /// Interfaces inside namespaces whose other end here was not seen, since when.
+    unpaired: HashMap<(u64, u32), Instant>,
     scanned_processes: Option<Instant>,
     looked: bool,
     /// Files that promise a namespace and are none, since when.
@@ -90,12 +94,14 @@ impl Machine {
         Ok(Self {
             host: Netlink::open().context("open a route socket")?,
             own_inode: netns::inode(&own)?,
+            own,
             own_cookie: netns::cookie().ok(),
             containers: Vec::new(),
             sandboxes: Vec::new(),
             namespaces: BTreeMap::new(),
             host_links: Vec::new(),
             seen: HashMap::new(),
+            unpaired: HashMap::new(),
             scanned_processes: None,
             looked: false,
             suspects: HashMap::new(),
@@ -150,6 +156,12 @@ impl Machine {
             .iter()
             .filter(|link| link.settling)
             .filter_map(|link| self.seen.get(&link.ifindex)?.since)
+            .chain(
+                self.unpaired
+                    .values()
+                    .copied()
+                    .filter(|since| since.elapsed() < SETTLE),
+            )
             .map(|since| SETTLE.saturating_sub(since.elapsed()))
             .min()
     }
@@ -168,6 +180,7 @@ impl Machine {
             self.find(depth).await;
         }
         self.settle();
+        self.settle_inside();
         self.looked = true;
         Ok(Facts {
             host: HostFacts {
@@ -234,6 +247,32 @@ impl Machine {
                     Some(_) => !resolved && seen.lost,
                 };
         }
+    }
+
+    /// Marks ends of pairs inside namespaces whose other end is here and was not seen
+    /// yet: the one place was looked at before the pair was made, the other after.
+    fn settle_inside(&mut self) {
+        let now = Instant::now();
+        let mut unpaired = HashMap::new();
+        for (inode, visited) in &mut self.namespaces {
+            let nsid = visited.facts.nsid;
+            for link in visited.facts.links.iter_mut().flatten() {
+                let seen = self.host_links.iter().any(|end| {
+                    end.is_veth()
+                        && end.link_nsid == nsid
+                        && link.link.unwrap_or(link.ifindex) == end.ifindex
+                });
+                link.settling = false;
+                // What was so before us stays so.
+                if link.peer_here && !seen && self.looked {
+                    let key = (*inode, link.ifindex);
+                    let since = self.unpaired.get(&key).copied().unwrap_or(now);
+                    link.settling = now - since < SETTLE;
+                    unpaired.insert(key, since);
+                }
+            }
+        }
+        self.unpaired = unpaired;
     }
 
     /// Finds namespaces and looks into those that are new or stale.
@@ -378,7 +417,17 @@ impl Machine {
         facts.links = match Netlink::open_in(&file) {
             Ok((netlink, cookie)) => {
                 facts.cookie = cookie;
-                netlink.links().await.map_err(|error| format!("{error:#}"))
+                let links = netlink.links().await;
+                // Telling of the links has given it one.
+                let here = netlink.nsid_of(&self.own).await.ok().flatten();
+                links
+                    .map(|links| {
+                        links
+                            .into_iter()
+                            .map(|link| from_inside(link, here))
+                            .collect()
+                    })
+                    .map_err(|error| format!("{error:#}"))
             }
             Err(error) => Err(format!(
                 "cannot enter the namespace: {}",
@@ -446,6 +495,14 @@ impl Machine {
             return self.host.counters().await;
         }
         self.netlink_in(key)?.counters().await
+    }
+}
+
+/// A link as seen inside a namespace that calls ours by the id `here`.
+fn from_inside(link: Link, here: Option<i32>) -> Link {
+    Link {
+        peer_here: link.is_veth() && here.is_some() && link.link_nsid == here,
+        ..link
     }
 }
 
