@@ -258,9 +258,10 @@ pub struct SlotOwner {
     pub name: [u8; 16],
     /// Since when it is observed, in nanoseconds since 1970.
     pub since: u64,
-    /// `before_attach` of RX and TX, once [`BEFORE_FAST`](Self::BEFORE_FAST) is set.
+    /// `before_attach` of RX and TX, once [`BEFORE_KNOWN`](Self::BEFORE_KNOWN) is set.
     pub before: [Before; DIRECTIONS as usize],
-    /// [`BEFORE_FAST`](Self::BEFORE_FAST), [`OWN_QDISC`](Self::OWN_QDISC).
+    /// [`BEFORE_KNOWN`](Self::BEFORE_KNOWN), [`BEFORE_FAST`](Self::BEFORE_FAST),
+    /// [`OWN_QDISC`](Self::OWN_QDISC).
     pub flags: u32,
     /// Handle of the clsact filters; 0 for TCX.
     pub handle: u32,
@@ -276,6 +277,8 @@ impl SlotOwner {
     pub const BEFORE_FAST: u32 = 1;
     /// The clsact qdisc was made by netobs.
     pub const OWN_QDISC: u32 = 1 << 2;
+    /// [`before`](Self::before) was read.
+    pub const BEFORE_KNOWN: u32 = 1 << 3;
 }
 
 /// Length of [`Netns::name`] in bytes.

@@ -82,6 +82,10 @@ pub(super) struct Frame {
 
 /// What is observed.
 pub(super) trait Subject {
+    /// Whether what is heard of links is worth an [`apply`](Self::apply) before
+    /// anything was looked at.
+    const HURRIES: bool;
+
     /// An interface of our own namespace has ended.
     fn ended(&mut self, ifindex: u32);
 
@@ -188,10 +192,13 @@ pub(super) async fn run<S: Subject>(
                 }
             }
             Some(heard) = events.recv() => {
-                run.event(&heard);
+                let mut urgent = run.event(&heard);
                 // What happened together is looked at together.
                 while let Ok(heard) = events.try_recv() {
-                    run.event(&heard);
+                    urgent |= run.event(&heard);
+                }
+                if urgent && S::HURRIES {
+                    run.hurry().await;
                 }
                 if let Err(error) = run.look(Depth::Event).await { break Err(error.into()); }
             }
@@ -237,13 +244,25 @@ pub(super) async fn run<S: Subject>(
 }
 
 impl<S: Subject> Run<S> {
-    fn event(&mut self, heard: &Heard) {
-        match heard.event {
-            LinkEvent::Gone(ifindex) => self.subject.ended(ifindex),
-            LinkEvent::Changed { ifindex, up } => self.subject.passable(ifindex, up, heard.at),
+    /// Takes what was heard; `true` where it should not wait for a look.
+    fn event(&mut self, heard: &Heard) -> bool {
+        match &heard.event {
+            LinkEvent::Gone(ifindex) => self.subject.ended(*ifindex),
+            LinkEvent::Changed { link, up } => {
+                self.subject.passable(link.ifindex, *up, heard.at);
+            }
             LinkEvent::Other => {}
             LinkEvent::Lost => log::info!("the kernel dropped link events: looking at everything"),
         }
+        self.machine.hear(&heard.event)
+    }
+
+    /// Adjusts to what was heard, ahead of a look: packets do not wait until it is
+    /// known whose they are.
+    async fn hurry(&mut self) {
+        let facts = self.machine.known();
+        let rows = build::rows(&facts, self.scope.options);
+        self.subject.apply(&facts, rows, &self.machine).await;
     }
 
     async fn look(&mut self, depth: Depth) -> anyhow::Result<()> {

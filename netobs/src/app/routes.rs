@@ -74,6 +74,8 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
 }
 
 impl Subject for Routing {
+    const HURRIES: bool = false;
+
     fn ended(&mut self, _ifindex: u32) {}
 
     fn passable(&mut self, _ifindex: u32, _up: bool, _at: Instant) {}

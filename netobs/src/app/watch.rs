@@ -89,6 +89,8 @@ fn wanted(config: &config::Watch, host: NsKey) -> Wanted {
 }
 
 impl Subject for Traffic {
+    const HURRIES: bool = true;
+
     fn ended(&mut self, ifindex: u32) {
         self.observer.ended(ifindex);
     }

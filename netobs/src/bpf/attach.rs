@@ -3,6 +3,8 @@
 //! Every function here works in the namespace of the calling thread: aya
 //! resolves interface names there, and so does the kernel for netlink filters.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context as _;
 use aya::programs::{
     LinkOrder, ProgramError, TcAttachType,
@@ -16,7 +18,7 @@ use nix::{
     net::if_::{if_indextoname, if_nametoindex},
 };
 
-use super::{chain, object::Programs, pins};
+use super::{chain, object::Programs, pins, raw_links};
 use crate::{config::TcMode, model::sample::Hook, world::limits};
 
 /// Priority of our clsact filters: ahead of all that leave the choice to the
@@ -48,7 +50,7 @@ pub struct Attached {
 #[derive(Debug)]
 enum Hanging {
     Ours(SchedClassifierLink),
-    Pinned(PinnedLink),
+    Pinned(PinnedLink, PathBuf),
 }
 
 impl Attached {
@@ -67,10 +69,9 @@ impl Attached {
         for link in self.links {
             match link {
                 Hanging::Ours(link) => drop(link),
-                Hanging::Pinned(link) => {
-                    if let Err(error) = link.unpin() {
-                        debug!("remove the pin of a link: {error}");
-                    }
+                Hanging::Pinned(link, path) => {
+                    drop(link);
+                    unpin(&path);
                 }
             }
         }
@@ -91,7 +92,7 @@ impl Attached {
         for link in self.links {
             match link {
                 Hanging::Ours(link) => std::mem::forget(link),
-                Hanging::Pinned(link) => drop(link),
+                Hanging::Pinned(link, _) => drop(link),
             }
         }
     }
@@ -211,11 +212,12 @@ fn pinned(
         return Ok(Hanging::Ours(link));
     };
     let path = part.interface_link(ifindex, on);
-    pins::remove_file(&path)?;
+    unpin(&path);
     let link = FdLink::try_from(link)?;
-    Ok(Hanging::Pinned(link.pin(&path).with_context(|| {
-        format!("pin a link as {}", path.display())
-    })?))
+    let link = link
+        .pin(&path)
+        .with_context(|| format!("pin a link as {}", path.display()))?;
+    Ok(Hanging::Pinned(link, path))
 }
 
 /// Goes on with what an earlier netobs has left on `interface`, with the programs
@@ -275,16 +277,24 @@ fn swapped(
     let program = programs.classifier(name)?;
     let id = program.attach_to_link(link.try_into()?).map_err(explain)?;
     drop(program.take_link(id)?);
-    Ok(Hanging::Pinned(PinnedLink::from_pin(&path)?))
+    Ok(Hanging::Pinned(PinnedLink::from_pin(&path)?, path))
 }
 
 /// Removes the pins of links on `ifindex`, wherever they hang by now.
 pub fn discard(programs: &Programs, ifindex: u32) {
     let Some(part) = programs.part() else { return };
     for on in HOOKS {
-        if let Err(error) = pins::remove_file(&part.interface_link(ifindex, on)) {
-            debug!("{error:#}");
-        }
+        unpin(&part.interface_link(ifindex, on));
+    }
+}
+
+/// Takes a pinned link off, if it is there, and its pin away.
+fn unpin(path: &Path) {
+    if let Err(error) = raw_links::detach(path) {
+        debug!("{}: {error}", path.display());
+    }
+    if let Err(error) = pins::remove_file(path) {
+        debug!("{error:#}");
     }
 }
 

@@ -10,4 +10,5 @@ pub mod lookups;
 pub mod object;
 pub mod pins;
 pub mod qdisc;
+mod raw_links;
 mod raw_maps;

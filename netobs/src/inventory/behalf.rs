@@ -102,6 +102,7 @@ mod tests {
                 mac: None,
                 addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
                 peer: None,
+                nsid: None,
                 place: Place::HostEnd {
                     ifindex: end,
                     name: format!("veth{end}"),

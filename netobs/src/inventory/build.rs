@@ -1,7 +1,7 @@
 //! Which namespace is which row, which veth belongs to whom, and where each
 //! interface is to be observed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use super::facts::{Container, Facts, Link, NamespaceFacts};
 use crate::model::sample::{Kind, Member, NsKey, Peer};
@@ -56,6 +56,8 @@ pub struct Interface {
     pub addresses: Vec<String>,
     /// The host end.
     pub peer: Option<Peer>,
+    /// The id that our namespace has given to where it is.
+    pub nsid: Option<i32>,
     /// Where to observe it.
     pub place: Place,
     /// Whether the frames there begin with an Ethernet header.
@@ -128,24 +130,37 @@ fn by_inode(containers: &[Container]) -> HashMap<u64, Vec<&Container>> {
 /// The ends in our namespace of pairs whose other end is elsewhere.
 struct HostEnds<'a> {
     by_nsid: BTreeMap<i32, Vec<&'a Link>>,
-    known: HashSet<i32>,
+    /// The same where it is not known where that is.
+    unresolved: BTreeMap<i32, Vec<&'a Link>>,
 }
 
 impl<'a> HostEnds<'a> {
     fn new(facts: &'a Facts) -> Self {
+        let known: HashMap<i32, &NamespaceFacts> = facts
+            .namespaces
+            .iter()
+            .filter_map(|ns| Some((ns.nsid?, ns)))
+            .collect();
         let mut by_nsid: BTreeMap<i32, Vec<&Link>> = BTreeMap::new();
+        let mut unresolved = by_nsid.clone();
         for link in facts
             .host
             .links
             .iter()
             .filter(|l| l.is_veth() && !l.settling)
         {
-            if let Some(nsid) = link.link_nsid {
-                by_nsid.entry(nsid).or_default().push(link);
-            }
+            let Some(nsid) = link.link_nsid else { continue };
+            let of = match known.get(&nsid) {
+                Some(ns) if !link.young || may_be_in(link, ns) => &mut by_nsid,
+                // The id may have been another's a moment ago.
+                Some(_) | None => &mut unresolved,
+            };
+            of.entry(nsid).or_default().push(link);
         }
-        let known = facts.namespaces.iter().filter_map(|ns| ns.nsid).collect();
-        Self { by_nsid, known }
+        Self {
+            by_nsid,
+            unresolved,
+        }
     }
 
     fn of(&self, nsid: Option<i32>) -> &[&'a Link] {
@@ -159,9 +174,8 @@ impl<'a> HostEnds<'a> {
 
     /// Rows for pairs that lead to a namespace which nothing else names.
     fn unresolved(&self, facts: &Facts) -> Vec<Row> {
-        self.by_nsid
+        self.unresolved
             .iter()
-            .filter(|(nsid, _)| !self.known.contains(nsid))
             .map(|(nsid, ends)| Row {
                 key: NsKey::Nsid(*nsid),
                 name: format!("nsid:{nsid}"),
@@ -314,6 +328,14 @@ fn interfaces(facts: &Facts, links: &[Link], ends: &[&Link], options: Options) -
     result
 }
 
+/// Whether the other end of `end` was seen in `ns`, or what is in there is not known.
+fn may_be_in(end: &Link, ns: &NamespaceFacts) -> bool {
+    match &ns.links {
+        Ok(links) => links.iter().any(|inside| is_pair(inside, end)),
+        Err(_) => true,
+    }
+}
+
 /// Whether `inside` and `end` are two ends of one pair, given that `end` leads
 /// into the namespace of `inside`. Some kernels leave `IFLA_LINK` out where
 /// both ends have the same index.
@@ -344,6 +366,7 @@ fn from_host_end(facts: &Facts, end: &Link, inside: Option<&Link>) -> Interface 
             ifindex: end.ifindex,
             master,
         }),
+        nsid: end.link_nsid,
         place: Place::HostEnd {
             ifindex: end.ifindex,
             name: end.name.clone(),
@@ -359,6 +382,7 @@ fn inside(link: &Link) -> Interface {
         mac: link.mac.clone(),
         addresses: link.addresses.clone(),
         peer: None,
+        nsid: None,
         place: Place::Inside {
             ifindex: link.ifindex,
             name: link.name.clone(),

@@ -36,6 +36,8 @@ pub struct Link {
     /// engine makes interfaces in our namespace and then moves them, and of a pair
     /// one end may be seen before the other.
     pub settling: bool,
+    /// Appeared a moment ago, or its other end has moved.
+    pub young: bool,
     /// Whether its other end is in our namespace.
     pub peer_here: bool,
     /// The kernel's own counters at the time of reading.

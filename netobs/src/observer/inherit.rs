@@ -188,7 +188,7 @@ impl Observer {
                     Hook::Clsact
                 },
                 observed_since: Some(since(owner)),
-                before_attach: baseline(owner),
+                before_attach: last_baseline(owner),
                 ..described(&interface(owner))
             });
     }
@@ -269,13 +269,19 @@ fn since(owner: &SlotOwner) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(owner.since)
 }
 
+/// What stands fast of what had been counted before.
 fn baseline(owner: &SlotOwner) -> Option<Directions<Baseline>> {
     let both = SlotOwner::BEFORE_FAST | SlotOwner::BEFORE_FAST << 1;
+    // Else it is as good to begin anew.
+    last_baseline(owner).filter(|_| owner.flags & both == both)
+}
+
+/// The best that was known of it.
+fn last_baseline(owner: &SlotOwner) -> Option<Directions<Baseline>> {
     let [rx, tx] = owner
         .before
         .map(|before| Baseline::fast(before.packets, before.bytes));
-    // Else it is as good to begin anew.
-    (owner.flags & both == both).then_some(Directions { rx, tx })
+    (owner.flags & SlotOwner::BEFORE_KNOWN != 0).then_some(Directions { rx, tx })
 }
 
 /// As much as is known of an interface that has ended.
@@ -289,6 +295,7 @@ fn interface(owner: &SlotOwner) -> Interface {
         mac: None,
         addresses: Vec::new(),
         peer: None,
+        nsid: None,
         place: Place::HostEnd {
             ifindex: owner.hook_ifindex,
             name: String::new(),

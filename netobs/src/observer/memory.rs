@@ -185,13 +185,9 @@ fn before(baseline: Option<&Directions<Baseline>>) -> ([Before; 2], u32) {
             fast |= SlotOwner::BEFORE_FAST << shift;
         }
     }
-    // Not worth writing while it still moves.
-    let value = |direction: &Baseline| match direction.is_fast() {
-        true => Before {
-            packets: direction.packets,
-            bytes: direction.bytes,
-        },
-        false => Before::default(),
-    };
-    (directions.each_ref().map(value), fast)
+    let before = directions.map(|direction| Before {
+        packets: direction.packets,
+        bytes: direction.bytes,
+    });
+    (before, fast | SlotOwner::BEFORE_KNOWN)
 }

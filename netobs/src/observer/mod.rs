@@ -112,6 +112,8 @@ enum Standing {
     Renamed(NsKey),
     /// Somebody else's interface was.
     Moved,
+    /// It may be another's by now, or the id of its namespace: nobody has seen it there.
+    Doubtful,
 }
 
 /// Everything of ours in the kernel.
@@ -125,6 +127,8 @@ pub struct Observer {
     failed: HashMap<Spot, (String, Instant)>,
     /// Interfaces that found no slot.
     turned_away: HashSet<Spot>,
+    /// Interfaces that stay with who has them until somebody has seen them elsewhere.
+    doubtful: HashSet<Spot>,
     /// Interfaces that have a clsact qdisc of ours and no filter.
     made_qdiscs: HashSet<Spot>,
     names: Names,
@@ -169,6 +173,7 @@ impl Observer {
             observed: HashMap::new(),
             failed: HashMap::new(),
             turned_away: HashSet::new(),
+            doubtful: HashSet::new(),
             made_qdiscs: HashSet::new(),
             names: Names::default(),
             past: HashMap::new(),
@@ -253,11 +258,16 @@ impl Observer {
         }
         self.failed.retain(|spot, _| wanted.contains_key(spot));
 
+        self.doubtful.clear();
         let mut renamed = HashSet::new();
         let mut fresh = HashSet::new();
         for (spot, (owner, interface)) in wanted {
             match self.standing(spot, owner, interface) {
                 Standing::New | Standing::Same => {}
+                Standing::Doubtful => {
+                    self.doubtful.insert(spot);
+                    continue;
+                }
                 // The same namespace, known better by now.
                 Standing::Renamed(old) => {
                     renamed.insert(old);
@@ -296,6 +306,9 @@ impl Observer {
         self.note_gone(&rows, &renamed);
         self.rows = rows;
         if !fresh.is_empty() {
+            // What passed between the readings of a pair shows in the next one, and
+            // an interface may not be there for long.
+            self.read_kernel(machine, Some(&fresh)).await;
             self.read_kernel(machine, Some(&fresh)).await;
         }
         self.write_down();
@@ -341,6 +354,11 @@ impl Observer {
         let same_end = same_end(&observed.interface.place, &interface.place);
         match observed.owner {
             old if old == owner && same_end => Standing::Same,
+            NsKey::Cookie(_)
+                if interface.name.is_none() && interface.nsid == observed.interface.nsid =>
+            {
+                Standing::Doubtful
+            }
             old @ (NsKey::Nsid(_) | NsKey::Inode(_)) if same_end => Standing::Renamed(old),
             _ => Standing::Moved,
         }
@@ -643,12 +661,13 @@ impl Observer {
         let mut namespaces: Vec<sample::Namespace> = self
             .rows
             .values()
-            .filter(|row| self.settings.selection.includes(row))
+            .filter(|row| self.settings.selection.includes(row) && !self.is_passing(row))
             .map(|row| sample::Namespace {
                 retired: self.past.get(&row.key).map(Past::total).unwrap_or_default(),
                 interfaces: row
                     .interfaces
                     .iter()
+                    .chain(self.kept_by(row.key))
                     .map(|interface| self.interface(row.key, interface, &mut ours))
                     .collect(),
                 ..namespace(row)
@@ -675,6 +694,24 @@ impl Observer {
         }
     }
 
+    /// Interfaces of `owner` that may be elsewhere by now.
+    fn kept_by(&self, owner: NsKey) -> impl Iterator<Item = &Interface> {
+        self.doubtful
+            .iter()
+            .filter_map(|spot| self.observed.get(spot))
+            .filter(move |observed| observed.owner == owner)
+            .map(|observed| &observed.interface)
+    }
+
+    /// Whether all that makes `row` one is an interface that others have.
+    fn is_passing(&self, row: &Row) -> bool {
+        let doubtful = |interface: &Interface| {
+            let spot = self.spot(row.key, &interface.place);
+            self.doubtful.contains(&spot)
+        };
+        matches!(row.key, NsKey::Nsid(_)) && row.interfaces.iter().all(doubtful)
+    }
+
     fn interface(
         &self,
         owner: NsKey,
@@ -683,7 +720,7 @@ impl Observer {
     ) -> sample::Interface {
         let spot = self.spot(owner, &interface.place);
         let described = described(interface);
-        match self.observed.get(&spot) {
+        match self.observed.get(&spot).filter(|o| o.owner == owner) {
             Some(observed) => sample::Interface {
                 hook: observed.attached.hook,
                 observed_since: Some(observed.since),

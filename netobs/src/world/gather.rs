@@ -11,6 +11,7 @@ use anyhow::Context as _;
 
 use super::{
     engine, limits,
+    link_events::LinkEvent,
     netlink::{CountersByIndex, Netlink},
     netns, scan,
 };
@@ -166,6 +167,57 @@ impl Machine {
             .min()
     }
 
+    /// Takes what was heard of a link of ours. `true`: packets of a namespace begin to
+    /// pass here or elsewhere, and waiting for a look would take too long.
+    pub fn hear(&mut self, event: &LinkEvent) -> bool {
+        match event {
+            LinkEvent::Changed { link, .. } => {
+                let old = self
+                    .host_links
+                    .iter_mut()
+                    .find(|old| old.ifindex == link.ifindex);
+                let moved = old
+                    .as_ref()
+                    .is_none_or(|old| old.link_nsid != link.link_nsid);
+                match old {
+                    Some(old) => {
+                        *old = Link {
+                            addresses: std::mem::take(&mut old.addresses),
+                            ..Link::clone(link)
+                        };
+                    }
+                    None => self.host_links.push(Link::clone(link)),
+                }
+                moved && link.is_veth() && link.link_nsid.is_some()
+            }
+            LinkEvent::Gone(ifindex) => {
+                self.host_links.retain(|link| link.ifindex != *ifindex);
+                false
+            }
+            LinkEvent::Other | LinkEvent::Lost => false,
+        }
+    }
+
+    /// What is known without a look.
+    pub fn known(&mut self) -> Facts {
+        self.notice_moves();
+        self.settle();
+        self.settle_inside();
+        self.facts()
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            host: HostFacts {
+                cookie: self.own_cookie,
+                inode: self.own_inode,
+                links: self.host_links.clone(),
+            },
+            namespaces: self.namespaces.values().map(|v| v.facts.clone()).collect(),
+            containers: self.containers.clone(),
+        }
+    }
+
     /// Looks at the machine.
     ///
     /// # Errors
@@ -182,15 +234,7 @@ impl Machine {
         self.settle();
         self.settle_inside();
         self.looked = true;
-        Ok(Facts {
-            host: HostFacts {
-                cookie: self.own_cookie,
-                inode: self.own_inode,
-                links: self.host_links.clone(),
-            },
-            namespaces: self.namespaces.values().map(|v| v.facts.clone()).collect(),
-            containers: self.containers.clone(),
-        })
+        Ok(self.facts())
     }
 
     /// Notes which interfaces are new here or stand elsewhere than before.
@@ -238,6 +282,7 @@ impl Machine {
             }
             seen.resolved = resolved;
             let young = seen.since.is_some_and(|since| now - since < SETTLE);
+            link.young = young;
             link.settling = young
                 && match link.link_nsid {
                     // A bridge cannot move to another namespace.

@@ -22,18 +22,21 @@ use rtnetlink::{
 };
 use tokio::sync::mpsc;
 
+use super::netlink;
+use crate::inventory::facts::Link;
+
 /// Room for events that wait to be read.
 const BUFFER_BYTES: usize = 4 << 20;
 /// Longest datagram: the kernel's are no longer than a page or two.
 const DATAGRAM_BYTES: usize = 64 << 10;
 
 /// Something happened to a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
     /// Made or changed.
     Changed {
-        /// Its index.
-        ifindex: u32,
+        /// How it is now, without its addresses.
+        link: Box<Link>,
         /// Whether packets can pass: it is up, and so is its other end.
         up: bool,
     },
@@ -49,7 +52,7 @@ pub enum LinkEvent {
 }
 
 /// When it was heard of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Heard {
     /// When.
     pub at: Instant,
@@ -117,15 +120,19 @@ fn events(mut datagram: &[u8]) -> Vec<LinkEvent> {
 
 fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
     match &message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+        // What a bridge tells of its ports is not the whole link.
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+            if link.header.interface_family == AddressFamily::Unspec =>
+        {
             Some(LinkEvent::Changed {
-                ifindex: link.header.index,
+                link: Box::new(netlink::link(link)),
                 up: link
                     .header
                     .flags
                     .contains(LinkFlags::Up | LinkFlags::LowerUp),
             })
         }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_)) => Some(LinkEvent::Other),
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
             // A port that leaves its bridge is "deleted" in the bridge's family.
             if link.header.interface_family == AddressFamily::Bridge {
@@ -184,12 +191,18 @@ mod tests {
             message(RouteNetlinkMessage::DelLink(link(3, up, unspecified))),
         ]
         .concat();
-        let ifindex = 3;
+        let link = Box::new(Link {
+            ifindex: 3,
+            ..Link::default()
+        });
         let expected = [
-            LinkEvent::Changed { ifindex, up: false },
-            LinkEvent::Changed { ifindex, up: true },
+            LinkEvent::Changed {
+                link: link.clone(),
+                up: false,
+            },
+            LinkEvent::Changed { link, up: true },
             LinkEvent::Other,
-            LinkEvent::Gone(ifindex),
+            LinkEvent::Gone(3),
         ];
         assert_eq!(events(&datagram), expected);
         assert_eq!(

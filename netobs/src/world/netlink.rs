@@ -334,7 +334,7 @@ fn directions(stats: &Stats64) -> Directions<KernelCounters> {
     }
 }
 
-fn link(message: &LinkMessage) -> Link {
+pub(super) fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
         ifindex: message.header.index,
         hardware: message.header.link_layer_type.into(),
