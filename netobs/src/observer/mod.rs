@@ -265,7 +265,13 @@ impl Observer {
             match self.standing(spot, owner, interface) {
                 Standing::New | Standing::Same => {}
                 Standing::Doubtful => {
-                    self.doubtful.insert(spot);
+                    let old = self.observed.get(&spot).map(|observed| observed.owner);
+                    if old.is_some_and(|old| rows.contains_key(&old)) {
+                        self.doubtful.insert(spot);
+                    } else {
+                        // It ends with who had it.
+                        self.release(spot, machine, false).await;
+                    }
                     continue;
                 }
                 // The same namespace, known better by now.
