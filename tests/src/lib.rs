@@ -35,7 +35,7 @@ mod skip;
 
 pub use command::{LabCommand, Netns};
 pub use container::Container;
-pub use figures::{FIGURES, figure};
+pub use figures::{FIGURES, SOAK, figure};
 pub use lab::{Lab, LabBuilder};
 pub use link::{Direction, LinkStats, QdiscStats};
 pub use netobs_bin::{NETOBS_BIN, netobs_binary};

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -20,6 +20,9 @@ pub(crate) enum Task {
     Run(Run),
     /// Set up what is missing, then lints, all tests and the leak check
     Test(Test),
+    /// Everything at once, for long: namespaces and containers that come and go, a netobs that is
+    /// killed and started again; at the end every packet is in the books
+    Soak(Soak),
     /// Set up what is missing and build netobs
     Build(Build),
     /// A shell, or a command, inside the demo lab
@@ -38,6 +41,15 @@ pub(crate) struct SetUp {
     /// Install nothing: tell what is missing, and fail if anything is
     #[arg(long)]
     pub(crate) no_install: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Soak {
+    #[command(flatten)]
+    pub(crate) set_up: SetUp,
+    /// For how many minutes
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1440))]
+    pub(crate) minutes: u64,
 }
 
 #[derive(Args, Debug)]
@@ -106,6 +118,7 @@ impl Task {
             Self::Run(run) => run::run(&run),
             Self::Test(test) => test::test(test.set_up, &test.filter),
             Self::Ci(set_up) => test::test(set_up, &[]),
+            Self::Soak(soak) => test::soak(soak.set_up, Duration::from_secs(60 * soak.minutes)),
             Self::Build(build) => build::build(&build).map(|_| ExitCode::SUCCESS),
             Self::Lab(lab) => lab::lab(&lab),
             Self::Doctor => doctor::doctor(),

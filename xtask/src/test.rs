@@ -1,9 +1,11 @@
 //! `cargo xtask test`.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     io::{BufRead as _, BufReader, IsTerminal as _, Read, Write},
-    path::Path,
+    path::PathBuf,
     process::{Command, ExitCode, Stdio},
     str::FromStr as _,
     thread,
@@ -11,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use netobs_tests::{NETOBS_BIN, RUN_TAG, SKIPPED, leaks::Snapshot};
+use netobs_tests::{FIGURES, NETOBS_BIN, RUN_TAG, SKIPPED, SOAK, leaks::Snapshot};
 
 use crate::{
     cli::SetUp,
@@ -23,7 +25,54 @@ use crate::{
 /// How long the kernel may take to remove what tests let go.
 const SETTLE: Duration = Duration::from_secs(20);
 
+/// Files that test programs write to, one line at a time, and how long the soak is to
+/// take where that is given.
+struct Notes {
+    skipped: PathBuf,
+    figures: PathBuf,
+    soak: Option<Duration>,
+}
+
+impl Notes {
+    fn new(tag: &str, soak: Option<Duration>) -> anyhow::Result<Self> {
+        let file = |what: &str| {
+            let path = workspace::target().join(format!("{what}-{tag}"));
+            fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
+            anyhow::Ok(path)
+        };
+        Ok(Self {
+            skipped: file("skipped")?,
+            figures: file("figures")?,
+            soak,
+        })
+    }
+
+    /// The environment of test programs.
+    fn environment(&self, tag: &str) -> Vec<(&'static str, OsString)> {
+        let mut all = vec![
+            (NETOBS_BIN, workspace::netobs(true).into()),
+            (RUN_TAG, tag.into()),
+            (SKIPPED, self.skipped.clone().into()),
+            (FIGURES, self.figures.clone().into()),
+        ];
+        if let Some(soak) = self.soak {
+            all.push((SOAK, soak.as_secs().to_string().into()));
+        }
+        all
+    }
+}
+
+/// The soak alone, for as long as is asked for.
+pub(crate) fn soak(set_up: SetUp, duration: Duration) -> anyhow::Result<ExitCode> {
+    let filter = ["--package", "netobs-tests", "--test", "soak"];
+    run(set_up, &filter.map(str::to_owned), Some(duration))
+}
+
 pub(crate) fn test(set_up: SetUp, filter: &[String]) -> anyhow::Result<ExitCode> {
+    run(set_up, filter, None)
+}
+
+fn run(set_up: SetUp, filter: &[String], soak: Option<Duration>) -> anyhow::Result<ExitCode> {
     setup::test_packages(set_up.no_install)?;
     setup::toolchain(set_up.no_install)?;
     sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
@@ -32,11 +81,15 @@ pub(crate) fn test(set_up: SetUp, filter: &[String]) -> anyhow::Result<ExitCode>
 
     let tag = format!("{:x}", std::process::id());
     let before = snapshot(&tag)?;
-    let notes = workspace::target().join(format!("skipped-{tag}"));
-    fs::write(&notes, "").with_context(|| format!("cannot write {}", notes.display()))?;
+    let notes = Notes::new(&tag, soak)?;
     let (succeeded, mut totals) = run_tests(&tag, &notes, filter)?;
-    let skipped = fs::read_to_string(&notes)?;
-    fs::remove_file(&notes)?;
+    let skipped = fs::read_to_string(&notes.skipped)?;
+    let figures = fs::read_to_string(&notes.figures)?;
+    fs::remove_file(&notes.skipped)?;
+    fs::remove_file(&notes.figures)?;
+    for line in figures.lines() {
+        eprintln!("figure: {line}");
+    }
     // Their programs said that they passed.
     for line in skipped.lines() {
         eprintln!("skipped: {line}");
@@ -70,7 +123,7 @@ pub(crate) fn test(set_up: SetUp, filter: &[String]) -> anyhow::Result<ExitCode>
 }
 
 /// Runs all tests; whether the runner succeeded, and its totals.
-fn run_tests(tag: &str, notes: &Path, filter: &[String]) -> anyhow::Result<(bool, Totals)> {
+fn run_tests(tag: &str, notes: &Notes, filter: &[String]) -> anyhow::Result<(bool, Totals)> {
     let mut cargo = sh::cargo();
     let runner = match sh::which("cargo-nextest") {
         Some(_) => Runner::Nextest,
@@ -88,9 +141,7 @@ fn run_tests(tag: &str, notes: &Path, filter: &[String]) -> anyhow::Result<(bool
     }
     cargo
         .args(filter)
-        .env(NETOBS_BIN, workspace::netobs(true))
-        .env(RUN_TAG, tag)
-        .env(SKIPPED, notes)
+        .envs(notes.environment(tag))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -99,12 +150,9 @@ fn run_tests(tag: &str, notes: &Path, filter: &[String]) -> anyhow::Result<(bool
         let keep = ["RUST_BACKTRACE", "LD_LIBRARY_PATH", "CARGO_MANIFEST_DIR"];
         let mut start = vec!["sudo".to_owned()];
         start.extend(root::prefix(&keep));
-        start.push(format!(
-            "{NETOBS_BIN}={}",
-            workspace::netobs(true).display()
-        ));
-        start.push(format!("{RUN_TAG}={tag}"));
-        start.push(format!("{SKIPPED}={}", notes.display()));
+        for (name, value) in notes.environment(tag) {
+            start.push(format!("{name}={}", value.display()));
+        }
         cargo.env(runner_variable()?, start.join(" "));
     }
     if std::io::stderr().is_terminal() {

@@ -79,7 +79,7 @@ impl Observer {
     /// Adds what a slot counted to what is remembered of the namespace `owner`. The
     /// generation tells whether that was done already by one that was killed after it.
     pub(super) fn fold(&mut self, owner: NsKey, generation: u64, records: [Record; 2]) {
-        let Some(cookie) = owner.cookie() else {
+        let Some(cookie) = owner.cookie().filter(|cookie| *cookie != 0) else {
             return;
         };
         let mut note = self.notes.get(&cookie).copied().unwrap_or_default();

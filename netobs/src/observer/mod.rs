@@ -102,6 +102,9 @@ struct Observed {
     balance: Balance,
 }
 
+/// Readings of new interfaces at once, until nothing moved between two.
+const MOST_READINGS: usize = 6;
+
 /// How an interface that is wanted relates to what is observed at its spot.
 enum Standing {
     /// Nothing is.
@@ -314,12 +317,26 @@ impl Observer {
         if !fresh.is_empty() {
             // What passed between the readings of a pair shows in the next one, and
             // an interface may not be there for long.
-            self.read_kernel(machine, Some(&fresh)).await;
-            self.read_kernel(machine, Some(&fresh)).await;
+            for _ in 0..MOST_READINGS {
+                self.read_kernel(machine, Some(&fresh)).await;
+                if self.are_fast(&fresh) {
+                    break;
+                }
+            }
         }
         self.write_down();
         self.verify(machine).await;
         self.drop_unused();
+    }
+
+    /// Whether what had been counted before is known for certain.
+    fn are_fast(&self, spots: &HashSet<Spot>) -> bool {
+        let baselines = spots
+            .iter()
+            .filter_map(|spot| self.observed.get(spot)?.baseline);
+        baselines
+            .into_iter()
+            .all(|b| b.rx.is_fast() && b.tx.is_fast())
     }
 
     /// Copies of the programs that hang nowhere any more.

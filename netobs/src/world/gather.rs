@@ -377,7 +377,13 @@ impl Machine {
                 let moved = found.process.is_some() && visited.facts.process != found.process;
                 let linked = strangers && visited.facts.nsid.is_none();
                 let stale = depth == Depth::Periodic && visited.at.elapsed() >= STALE;
-                moved || linked || stale || visited.pairs != self.pairs(visited.facts.nsid)
+                // Inodes come back: by another name it may be another namespace.
+                let renamed = visited.facts.names != found.names;
+                moved
+                    || linked
+                    || stale
+                    || renamed
+                    || visited.pairs != self.pairs(visited.facts.nsid)
             });
             let process = found
                 .process
