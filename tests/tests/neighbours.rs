@@ -142,7 +142,7 @@ fn a_filter_behind_our_tcx_programs_sees_everything_and_stays() -> anyhow::Resul
 
 #[test]
 fn clsact_counts_the_same_and_takes_only_its_own_away() -> anyhow::Result<()> {
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let lab = Lab::new()?;
         quiet_pair(&lab)?;
         neighbour(&lab, "va")?;

@@ -328,8 +328,10 @@ fn a_folder_that_is_of_no_use_is_told_and_left_alone() -> anyhow::Result<()> {
         .output()?
         .success()?;
     lab.netobs(["clean", second])?.output()?.success()?;
-    let output = lab.netobs(["clean"])?.output()?;
-    assert_eq!(code(&output)?, 1, "{output:?}");
+    let before = pinned(&lab)?;
+    let output = lab.netobs(["clean"])?.output()?.success()?;
+    assert!(output.stderr.contains("running and stay"), "{output:?}");
+    assert_eq!(pinned(&lab)?, before);
     watch.fresh()?;
     watch.end()?;
 

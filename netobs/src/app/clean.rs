@@ -4,7 +4,10 @@ use std::{io::Write as _, path::Path};
 
 use super::output;
 use crate::{
-    bpf::{filters, pins::PinFolder},
+    bpf::{
+        filters,
+        pins::{Found, PinFolder},
+    },
     error::{Cause, Failure},
     world::{
         gather::{Depth, Machine},
@@ -23,13 +26,13 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
             ),
         ));
     }
-    let (folder, unpinned) = remove_pins(pin_path)?;
+    let pins = remove_pins(pin_path)?;
     let mut machine = Machine::open()?;
     let facts = machine.look(Depth::Periodic).await?;
-    let mut removed = usize::from(folder);
+    let mut removed = usize::from(pins.removed);
     let mut kept = 0;
     let mut out = std::io::stdout().lock();
-    if folder {
+    if pins.removed {
         let path = crate::render::text::harmless(&pin_path.to_string_lossy());
         output::finish(writeln!(out, "removed the pins in {path}"))?;
     }
@@ -49,7 +52,7 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
         .links
         .iter()
         .map(|l| (l.ifindex, l.name.as_str()));
-    let left = filters::remove_ours(machine.netlink(), links, &unpinned).await?;
+    let left = filters::remove_ours(machine.netlink(), links, &pins.programs).await?;
     output::finish(tell("host", left))?;
     for ns in &facts.namespaces {
         let Ok(links) = &ns.links else { continue };
@@ -64,11 +67,15 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
             continue;
         };
         let links = links.iter().map(|l| (l.ifindex, l.name.as_str()));
-        let left = filters::remove_ours(&netlink, links, &unpinned).await?;
+        let left = filters::remove_ours(&netlink, links, &pins.programs).await?;
         output::finish(tell(&format!("{}", ns.key()), left))?;
     }
     if kept > 0 {
         eprintln!("netobs: {kept} filters belong to a netobs that is running and stay");
+    }
+    if pins.in_use {
+        let path = crate::render::text::harmless(&pin_path.to_string_lossy());
+        eprintln!("netobs: the pins in {path} belong to a netobs that is running and stay");
     }
     if removed == 0 {
         eprintln!("netobs: nothing was left behind");
@@ -76,12 +83,31 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes the pins, if there are any; tells which classifiers were among them.
-fn remove_pins(path: &Path) -> anyhow::Result<(bool, Vec<u32>)> {
-    let Some(folder) = PinFolder::find(path)? else {
-        return Ok((false, Vec::new()));
-    };
-    let programs = folder.classifiers()?;
-    folder.remove()?;
-    Ok((true, programs))
+/// What became of pins.
+#[derive(Default)]
+struct Pins {
+    removed: bool,
+    in_use: bool,
+    /// The classifiers that were among them.
+    programs: Vec<u32>,
+}
+
+/// Removes the pins, if there are any and nobody uses them.
+fn remove_pins(path: &Path) -> anyhow::Result<Pins> {
+    match PinFolder::find(path)? {
+        Found::Nothing => Ok(Pins::default()),
+        Found::InUse => Ok(Pins {
+            in_use: true,
+            ..Pins::default()
+        }),
+        Found::Left(folder) => {
+            let programs = folder.classifiers()?;
+            folder.remove()?;
+            Ok(Pins {
+                removed: true,
+                in_use: false,
+                programs,
+            })
+        }
+    }
 }

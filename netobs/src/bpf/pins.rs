@@ -27,6 +27,7 @@ use aya::{
 };
 use netobs_common::{ABI_VERSION, Meta, names, routes};
 use nix::{
+    errno::Errno,
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
@@ -87,6 +88,17 @@ pub struct PinFolder {
     _lock: Flock<File>,
 }
 
+/// What there is to remove.
+#[derive(Debug)]
+pub enum Found {
+    /// No folder.
+    Nothing,
+    /// One that a running netobs has.
+    InUse,
+    /// One that was left.
+    Left(PinFolder),
+}
+
 /// The folder of one set of maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -101,7 +113,12 @@ impl PinFolder {
     /// Where it is not on a BPF file system, another netobs uses it, or holds what a
     /// netobs of this version has not made. Nothing in it is changed.
     pub fn open(path: &Path, scope: u64) -> anyhow::Result<Self> {
-        let folder = Self::make_and_lock(path)?;
+        let folder = Self::make_and_lock(path)?.with_context(|| {
+            format!(
+                "{} is in use by another netobs: --pin-path gives this one a folder of its own",
+                path.display()
+            )
+        })?;
         folder.part.survey(Some(scope))?;
         for (cookie, part) in folder.inside()? {
             part.survey(Some(cookie))?;
@@ -109,23 +126,26 @@ impl PinFolder {
         Ok(folder)
     }
 
-    /// Opens it to remove it; `None` where there is none.
+    /// Opens it to remove it.
     ///
     /// # Errors
-    /// As [`open`](Self::open), but for another version.
-    pub fn find(path: &Path) -> anyhow::Result<Option<Self>> {
+    /// As [`open`](Self::open), but for another version, and for one in use.
+    pub fn find(path: &Path) -> anyhow::Result<Found> {
         if !path.exists() {
-            return Ok(None);
+            return Ok(Found::Nothing);
         }
-        let folder = Self::make_and_lock(path)?;
+        let Some(folder) = Self::make_and_lock(path)? else {
+            return Ok(Found::InUse);
+        };
         folder.part.only_known()?;
         for (_, part) in folder.inside()? {
             part.only_known()?;
         }
-        Ok(Some(folder))
+        Ok(Found::Left(folder))
     }
 
-    fn make_and_lock(path: &Path) -> anyhow::Result<Self> {
+    /// `None`: another one has it.
+    fn make_and_lock(path: &Path) -> anyhow::Result<Option<Self>> {
         let name = path.file_name().unwrap_or_default();
         let parent = path
             .parent()
@@ -145,21 +165,16 @@ impl PinFolder {
         );
         make_folder(path)?;
         let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-            match error {
-                nix::errno::Errno::EWOULDBLOCK => anyhow::anyhow!(
-                    "{} is in use by another netobs: --pin-path gives this one a folder of its own",
-                    path.display()
-                ),
-                error => anyhow::Error::new(error).context(format!("lock {}", path.display())),
-            }
-        })?;
-        Ok(Self {
-            part: Part {
-                path: path.to_owned(),
-            },
-            _lock: lock,
-        })
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Self {
+                part: Part {
+                    path: path.to_owned(),
+                },
+                _lock: lock,
+            })),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+        }
     }
 
     /// For what is in our own namespace.

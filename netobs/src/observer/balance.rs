@@ -126,7 +126,7 @@ impl Observer {
             }
             let causes = match causes.as_slice() {
                 [] => "nothing was found that explains it".to_owned(),
-                causes => format!("it may be that {}", causes.join("; ")),
+                causes => format!("what may be behind it: {}", causes.join("; ")),
             };
             Some(Warning {
                 code: "unaccounted".to_owned(),

@@ -149,6 +149,8 @@ pub struct Observer {
     /// Since when packets can pass the interfaces of our own namespace that came up
     /// while we were looking.
     passable: HashMap<u32, Instant>,
+    /// When we had looked for the first time.
+    began: Option<Instant>,
     lags: sample::Lags,
     /// What the machine had lost before we began.
     beginning: Evidence,
@@ -186,6 +188,7 @@ impl Observer {
             departed: Vec::new(),
             inherited: false,
             passable: HashMap::new(),
+            began: None,
             lags: sample::Lags::default(),
             beginning: causes::baseline(),
         })
@@ -210,6 +213,10 @@ impl Observer {
     pub fn passable(&mut self, ifindex: u32, up: bool, at: Instant) {
         if !up {
             self.passable.remove(&ifindex);
+            return;
+        }
+        // What came up while we were starting did not wait for the programs.
+        if self.began.is_none_or(|began| at < began) {
             return;
         }
         self.passable.entry(ifindex).or_insert(at);
@@ -327,6 +334,7 @@ impl Observer {
         self.write_down();
         self.verify(machine).await;
         self.drop_unused();
+        self.began.get_or_insert_with(Instant::now);
     }
 
     /// Whether what had been counted before is known for certain.
