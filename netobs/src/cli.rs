@@ -155,8 +155,8 @@ pub struct WatchArgs {
     #[command(flatten)]
     pub pins: PinArgs,
     /// Leave /sys/kernel/rcu_expedited alone. Without this netobs sets it for the moment in which it
-    /// attaches to many interfaces at once, which else hold up the host's link operations, and puts
-    /// it back
+    /// attaches to interfaces, which else holds up them and the host's link operations, and puts it
+    /// back
     #[arg(long, env = "NETOBS_NO_EXPEDITE", value_parser = FalseyValueParser::new())]
     pub no_expedite: bool,
 }

@@ -5,7 +5,7 @@ use std::{io::Write as _, path::Path};
 use super::output;
 use crate::{
     bpf::{
-        filters,
+        filters::{self, Unpinned},
         pins::{Found, PinFolder},
     },
     error::{Cause, Failure},
@@ -26,16 +26,19 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
             ),
         ));
     }
-    let pins = remove_pins(pin_path)?;
+    let found = PinFolder::find(pin_path)?;
+    let unpinned = Unpinned {
+        maps: match &found {
+            Found::Left(folder) => folder.maps()?,
+            Found::Nothing | Found::InUse => Vec::new(),
+        },
+        ..Unpinned::default()
+    };
     let mut machine = Machine::open()?;
     let facts = machine.look(Depth::Periodic).await?;
-    let mut removed = usize::from(pins.removed);
+    let mut removed = 0;
     let mut kept = 0;
     let mut out = std::io::stdout().lock();
-    if pins.removed {
-        let path = crate::render::text::harmless(&pin_path.to_string_lossy());
-        output::finish(writeln!(out, "removed the pins in {path}"))?;
-    }
     let mut tell = |place: &str, left: filters::Left| {
         removed += left.removed.len();
         kept += left.alive;
@@ -52,7 +55,7 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
         .links
         .iter()
         .map(|l| (l.ifindex, l.name.as_str()));
-    let left = filters::remove_ours(machine.netlink(), links, &pins.programs).await?;
+    let left = filters::remove_ours(machine.netlink(), links, &unpinned).await?;
     output::finish(tell("host", left))?;
     for ns in &facts.namespaces {
         let Ok(links) = &ns.links else { continue };
@@ -67,47 +70,29 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
             continue;
         };
         let links = links.iter().map(|l| (l.ifindex, l.name.as_str()));
-        let left = filters::remove_ours(&netlink, links, &pins.programs).await?;
+        let left = filters::remove_ours(&netlink, links, &unpinned).await?;
         output::finish(tell(&format!("{}", ns.key()), left))?;
     }
-    if kept > 0 {
-        eprintln!("netobs: {kept} filters belong to a netobs that is running and stay");
+    // Last: by its maps the filters are known.
+    let path = crate::render::text::harmless(&pin_path.to_string_lossy());
+    match found {
+        Found::Nothing => {}
+        Found::InUse => {
+            eprintln!("netobs: the pins in {path} belong to a netobs that is running and stay");
+        }
+        Found::Left(folder) => {
+            folder.remove()?;
+            removed += 1;
+            output::finish(writeln!(out, "removed the pins in {path}"))?;
+        }
     }
-    if pins.in_use {
-        let path = crate::render::text::harmless(&pin_path.to_string_lossy());
-        eprintln!("netobs: the pins in {path} belong to a netobs that is running and stay");
+    if kept > 0 {
+        eprintln!(
+            "netobs: {kept} filters belong to a netobs that is running, or to pins elsewhere, and stay"
+        );
     }
     if removed == 0 {
         eprintln!("netobs: nothing was left behind");
     }
     Ok(())
-}
-
-/// What became of pins.
-#[derive(Default)]
-struct Pins {
-    removed: bool,
-    in_use: bool,
-    /// The classifiers that were among them.
-    programs: Vec<u32>,
-}
-
-/// Removes the pins, if there are any and nobody uses them.
-fn remove_pins(path: &Path) -> anyhow::Result<Pins> {
-    match PinFolder::find(path)? {
-        Found::Nothing => Ok(Pins::default()),
-        Found::InUse => Ok(Pins {
-            in_use: true,
-            ..Pins::default()
-        }),
-        Found::Left(folder) => {
-            let programs = folder.classifiers()?;
-            folder.remove()?;
-            Ok(Pins {
-                removed: true,
-                in_use: false,
-                programs,
-            })
-        }
-    }
 }

@@ -174,6 +174,10 @@ fn both(
         },
         links: Vec::new(),
     };
+    if hook == Hook::Tcx {
+        // Else both would count for a moment.
+        discard(programs, ifindex);
+    }
     for (name, direction, on) in DIRECTIONS {
         let options = match hook {
             Hook::Clsact => TcAttachOptions::Netlink(NlOptions {
@@ -212,7 +216,6 @@ fn pinned(
         return Ok(Hanging::Ours(link));
     };
     let path = part.interface_link(ifindex, on);
-    unpin(&path);
     let link = FdLink::try_from(link)?;
     let link = link
         .pin(&path)

@@ -1,8 +1,9 @@
 //! clsact filters: ours that a killed netobs left, and everybody's for `doctor`.
 
-use std::{collections::HashSet, fs, io, path::Path};
+use std::collections::HashSet;
 
 use anyhow::Context as _;
+use aya::programs::loaded_programs;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
@@ -11,7 +12,10 @@ use netlink_packet_route::{
 };
 use netobs_common::names;
 
-use super::attach::{HANDLE_MAJOR, HANDLE_MAJOR_PINNED, PRIORITY};
+use super::{
+    alive,
+    attach::{HANDLE_MAJOR, HANDLE_MAJOR_PINNED, PRIORITY},
+};
 use crate::{
     model::neighbours::{Program, Via},
     world::netlink::Netlink,
@@ -97,18 +101,36 @@ pub async fn have(netlink: &Netlink, ifindex: u32, [ingress, egress]: [u32; 2]) 
     true
 }
 
-/// Removes the filters of dead netobs processes from `links`, and among those that
-/// were to outlive them the ones of the `unpinned` programs.
+/// Filters that were to outlive their netobs, and whose programs count into maps with
+/// these ids, are to go unless they are to be kept.
+#[derive(Debug, Default)]
+pub struct Unpinned {
+    /// Ids of the maps.
+    pub maps: Vec<u32>,
+    /// Interface and handle of filters that stay.
+    pub keep: HashSet<(u32, u32)>,
+}
+
+impl Unpinned {
+    fn includes(&self, ifindex: u32, handle: u32, program: u32) -> bool {
+        !self.maps.is_empty()
+            && !self.keep.contains(&(ifindex, handle))
+            && maps_of(program).iter().any(|id| self.maps.contains(id))
+    }
+}
+
+/// Removes the filters of dead netobs processes from `links`, and those that are
+/// `unpinned`.
 ///
 /// # Errors
 /// Where the kernel refuses.
 pub async fn remove_ours<'a>(
     netlink: &Netlink,
     links: impl Iterator<Item = (u32, &'a str)>,
-    unpinned: &[u32],
+    unpinned: &Unpinned,
 ) -> anyhow::Result<Left> {
     let mut left = Left::default();
-    let held = held_programs();
+    let alive = alive::programs();
     for (ifindex, name) in links {
         for ingress in [true, false] {
             // No qdisc, no filters.
@@ -116,15 +138,16 @@ pub async fn remove_ours<'a>(
                 continue;
             };
             for filter in filters.into_iter().filter(Filter::is_ours) {
-                // Not knowing is no licence to remove.
-                let dead = filter
-                    .program
-                    .zip(held.as_ref())
-                    .is_some_and(|(program, held)| {
-                        !held.contains(&program)
-                            && (!filter.outlives() || unpinned.contains(&program))
-                    });
-                if !dead {
+                let goes = filter.program.is_some_and(|program| {
+                    if filter.outlives() {
+                        return unpinned.includes(ifindex, filter.handle, program);
+                    }
+                    // Not knowing is no licence to remove.
+                    alive
+                        .as_ref()
+                        .is_some_and(|alive| !alive.contains(&program))
+                });
+                if !goes {
                     left.alive += 1;
                     continue;
                 }
@@ -135,6 +158,16 @@ pub async fn remove_ours<'a>(
         }
     }
     Ok(left)
+}
+
+/// The ids of the maps of a program.
+fn maps_of(program: u32) -> Vec<u32> {
+    let found = loaded_programs().filter_map(Result::ok);
+    found
+        .filter(|info| info.id() == program)
+        .filter_map(|info| info.map_ids().ok().flatten())
+        .flatten()
+        .collect()
 }
 
 /// rtnetlink's own request cannot name one filter, and without a name the
@@ -159,53 +192,6 @@ async fn delete(netlink: &Netlink, filter: Filter) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The ids of all programs that some process holds open: a netobs that lives
-/// holds its own, in whatever pid namespace and under whatever name. `None`
-/// where one that may be a netobs could not be looked at.
-fn held_programs() -> Option<HashSet<u32>> {
-    let mut held = HashSet::new();
-    for process in fs::read_dir("/proc").ok()?.flatten() {
-        if process.file_name().to_str()?.parse::<u32>().is_err() {
-            continue;
-        }
-        let descriptors = match fs::read_dir(process.path().join("fdinfo")) {
-            Ok(descriptors) => descriptors,
-            Err(error) if ended(&error) => continue,
-            // Some processes show their descriptors to nobody.
-            Err(_) if !is_netobs(&process.path()) => continue,
-            Err(_) => return None,
-        };
-        for descriptor in descriptors.flatten() {
-            match fs::read(descriptor.path()) {
-                // Drivers put names of others there, which need not be text.
-                Ok(text) => held.extend(program_id(&String::from_utf8_lossy(&text))),
-                Err(error) if ended(&error) => {}
-                Err(_) => return None,
-            }
-        }
-    }
-    Some(held)
-}
-
-fn is_netobs(process: &Path) -> bool {
-    fs::read(process.join("comm"))
-        .is_ok_and(|comm| String::from_utf8_lossy(&comm).contains("netobs"))
-}
-
-/// Whether `error` means that the process or its descriptor is no more.
-fn ended(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
-}
-
-/// `prog_id` of a descriptor of a program (not of a link: that one holds the
-/// program itself).
-fn program_id(fdinfo: &str) -> Option<u32> {
-    let line = fdinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("prog_id:"))?;
-    line.trim().parse().ok()
 }
 
 fn filter(message: TcMessage) -> Option<Filter> {
@@ -250,34 +236,4 @@ fn filter(message: TcMessage) -> Option<Filter> {
         priority: (message.header.info >> 16) as u16,
         message,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, prelude::*};
-
-    use super::*;
-
-    #[test]
-    fn a_descriptor_of_a_program_names_it() {
-        assert_eq!(
-            program_id("pos:\t0\nprog_type:\t3\nprog_id:\t42\n"),
-            Some(42)
-        );
-        assert_eq!(program_id("pos:\t0\nflags:\t02\n"), None);
-    }
-
-    proptest! {
-        /// Drivers write there what they like.
-        #[test]
-        fn a_program_is_found_among_other_lines(
-            others in vec("[^\n]{0,40}", 0..5),
-            id in any::<u32>(),
-        ) {
-            let others = others.join("\n");
-            program_id(&others);
-            prop_assume!(!others.contains("prog_id:"));
-            prop_assert_eq!(program_id(&format!("{others}\nprog_id:\t{id}\n")), Some(id));
-        }
-    }
 }

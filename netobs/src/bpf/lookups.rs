@@ -26,6 +26,7 @@ use super::{
     kernel_types::{DropReasons, KernelTypes, VMLINUX},
     object::{cpus, program_info, timed},
     pins::{self, Part},
+    raw_links,
     raw_maps::{self, Bytes},
 };
 use crate::{
@@ -161,6 +162,8 @@ pub struct LookupPrograms {
     doubts: Vec<Warning>,
     ipv4: bool,
     ipv6: bool,
+    /// Whether all programs run.
+    whole: bool,
 }
 
 /// Who keeps the programs.
@@ -190,7 +193,7 @@ impl LookupPrograms {
     /// # Errors
     /// Where the kernel refuses.
     pub fn take_off(part: &Part) -> anyhow::Result<()> {
-        programs().try_for_each(|name| pins::remove_file(&part.link(name)))
+        programs().try_for_each(|name| end(part, name))
     }
 
     /// Goes on with the same programs where nothing has changed, else with new ones
@@ -224,8 +227,18 @@ impl LookupPrograms {
         if known && whole && !settings.detail {
             return Self::adopt(settings, part);
         }
-        let started = Self::load(settings, Some(part))?;
-        part.set_lookups(digest)?;
+        // Not to be taken for what runs, should this one end before all of it does.
+        part.set_lookups([0; 32])?;
+        let started = match Self::load(settings, Some(part)) {
+            Ok(started) => started,
+            Err(error) => {
+                Self::take_off(part)?;
+                return Err(error);
+            }
+        };
+        if started.whole {
+            part.set_lookups(digest)?;
+        }
         Ok(started)
     }
 
@@ -244,6 +257,7 @@ impl LookupPrograms {
             doubts: cgroup_doubt().into_iter().collect(),
             ipv4: true,
             ipv6: true,
+            whole: true,
         })
     }
 
@@ -280,7 +294,20 @@ impl LookupPrograms {
                 doubts.join("; ")
             }));
         }
+        let mut whole = attached.len() == FEATURES.len();
+        // What a netobs of another build left of programs that do not run now.
+        if let Some(part) = part {
+            for feature in FEATURES.iter().filter(|f| !attached.contains(f.program)) {
+                end(part, feature.program)?;
+            }
+        }
         if ipv4 && let Err(error) = attach_senders(&mut ebpf, part) {
+            whole = false;
+            if let Some(part) = part {
+                SENDER_PROGRAMS
+                    .iter()
+                    .try_for_each(|name| end(part, name))?;
+            }
             doubts.push(limited(format!(
                 "failed IPv4 lookups of local senders are unattributed: {}",
                 crate::error::Chain(&error)
@@ -304,6 +331,7 @@ impl LookupPrograms {
             doubts,
             ipv4,
             ipv6,
+            whole,
         })
     }
 
@@ -578,6 +606,12 @@ fn former(owner: u64) -> BehalfKey {
     }
 }
 
+/// Ends the link of `name` that is pinned, if there is one: with another beside it
+/// lookups would count twice.
+fn end(part: &Part, name: &str) -> anyhow::Result<()> {
+    raw_links::end(&part.link(name)).with_context(|| format!("end the link of {name}"))
+}
+
 /// Pins the program `name` and its `link` in the place of those that were there.
 fn pin(
     part: &Part,
@@ -586,11 +620,12 @@ fn pin(
     program: impl FnOnce(&Path) -> Result<(), aya::pin::PinError>,
 ) -> anyhow::Result<()> {
     let context = || format!("pin {name}");
-    drop(link.pin(part.link(name)).with_context(context)?);
     let coming = part.coming(name);
     pins::remove_file(&coming)?;
     program(&coming).with_context(context)?;
-    fs::rename(&coming, part.object(name)).with_context(context)
+    fs::rename(&coming, part.object(name)).with_context(context)?;
+    drop(link.pin(part.link(name)).with_context(context)?);
+    Ok(())
 }
 
 /// Gives back to the kernel what parsing its types took, some tens of megabytes:
@@ -674,7 +709,7 @@ fn attach_tracepoint(
         program.info()?.verified_instruction_count()
     );
     if let Some(part) = part {
-        pins::remove_file(&part.link(feature.program))?;
+        end(part, feature.program)?;
     }
     let link = program
         .attach()
@@ -730,7 +765,7 @@ fn attach_senders(ebpf: &mut Ebpf, part: Option<&Part>) -> anyhow::Result<()> {
         // the kernel takes no flags.
         // https://github.com/torvalds/linux/blob/v6.18/kernel/bpf/cgroup.c
         if let Some(part) = part {
-            pins::remove_file(&part.link(name))?;
+            end(part, name)?;
         }
         let link = program
             .attach(&cgroup, CgroupAttachMode::Single)

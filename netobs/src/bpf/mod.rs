@@ -1,6 +1,7 @@
 //! Our programs and maps in the kernel. With `world`, the only code that
 //! touches the machine.
 
+mod alive;
 pub mod attach;
 pub mod chain;
 pub mod counters;

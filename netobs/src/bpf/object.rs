@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use super::{
+    alive::Sign,
     counters::CounterMemory,
     pins::{self, Part},
 };
@@ -38,6 +39,9 @@ use crate::{
 pub const DESCRIPTORS: u64 = 12;
 /// Entries of the array in front of the hash of interface indexes.
 const NEAR_INDEXES: u32 = 65_536;
+
+/// Namespaces of which something can be remembered; memory is taken as they come.
+const NOTES: u32 = 65_536;
 
 /// What the object is compiled to.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netobs-ebpf"));
@@ -132,6 +136,8 @@ pub struct Programs {
     meta: Array<MapData, Bits<Meta>>,
     object: [u8; 32],
     part: Option<Part>,
+    /// Others need not know; without it they may take filters of ours for a dead one's.
+    sign: Option<Sign>,
     stray: PerCpuArray<MapData, Bits<Stray>>,
     counters: CounterMemory,
     free: Vec<u32>,
@@ -166,7 +172,13 @@ impl Programs {
     /// With the verifier's or the kernel's reason, or why what is there is of no use.
     pub fn load_pinned(capacity: Capacity, part: Part, scope: u64) -> anyhow::Result<Self> {
         part.make()?;
-        let capacity = pinned_capacity(&part)?.unwrap_or(capacity);
+        let capacity = match pinned_capacity(&part)? {
+            Some(pinned) => pinned,
+            None => {
+                remove_unfinished(&part)?;
+                capacity
+            }
+        };
         let mut programs = Self::make(capacity, Some(part))?;
         programs.introduce(scope)?;
         Ok(programs)
@@ -184,7 +196,7 @@ impl Programs {
             .map_max_entries(names::MAP_SLOTS, capacity.near)
             .map_max_entries(names::MAP_SLOTS_FAR, capacity.slots)
             .map_max_entries(names::MAP_COUNTERS, records)
-            .map_max_entries(names::MAP_NETNS, capacity.slots)
+            .map_max_entries(names::MAP_NETNS, NOTES)
             .map_max_entries(names::MAP_OWNERS, capacity.slots);
         for (name, _, _) in MAPS {
             if let Some(part) = &part {
@@ -228,7 +240,15 @@ impl Programs {
             full: 0,
             log: follower,
             part,
+            sign: None,
             ebpf,
+        };
+        programs.sign = match Sign::new(programs.ids()?) {
+            Ok(sign) => Some(sign),
+            Err(error) => {
+                log::debug!("a socket to tell that we are alive: {error}");
+                None
+            }
         };
         programs.free = (0..capacity.slots).rev().collect();
         if programs.part.is_some() {
@@ -296,6 +316,14 @@ impl Programs {
     #[must_use]
     pub fn part(&self) -> Option<&Part> {
         self.part.as_ref()
+    }
+
+    /// The kernel's id of the map of slots: programs that use it are ours.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn map_id(&self) -> anyhow::Result<u32> {
+        slots_id(self.part.as_ref().context("nothing is pinned")?)
     }
 
     /// Slots that have an owner: after loading, those that were left by an earlier
@@ -431,6 +459,17 @@ impl Programs {
         }
     }
 
+    /// How full the map of notes is, with so many in it and `full` that found no room.
+    #[must_use]
+    pub fn notes_info(&self, entries: usize, full: u64) -> MapInfo {
+        MapInfo {
+            name: names::MAP_NETNS.to_owned(),
+            entries: entries as u64,
+            capacity: NOTES.into(),
+            full,
+        }
+    }
+
     /// What the kernel says of the programs. Runs and time are counted only
     /// while `kernel.bpf_stats_enabled` is set.
     #[must_use]
@@ -439,17 +478,26 @@ impl Programs {
     }
 }
 
-/// How large the maps are that are pinned in `part`; `None` where none are, or not all:
-/// they are made anew then.
-fn pinned_capacity(part: &Part) -> anyhow::Result<Option<Capacity>> {
+/// The kernel's id of the map of slots that is pinned in `part`.
+///
+/// # Errors
+/// Where there is none.
+pub(super) fn slots_id(part: &Part) -> anyhow::Result<u32> {
+    let (name, key, value) = MAPS[0];
+    Ok(pins::pinned(&part.object(name), key, value)?.info()?.id())
+}
+
+/// How large the maps are that are pinned in `part`; `None` where they are yet to be
+/// made, or were not finished.
+///
+/// # Errors
+/// Where one of them is missing, or is not what it should be.
+pub(super) fn pinned_capacity(part: &Part) -> anyhow::Result<Option<Capacity>> {
     if part.meta()?.is_none_or(|meta| meta.abi == 0) {
-        // Left by one that was killed while it made them.
-        for (name, _, _) in MAPS {
-            pins::remove_file(&part.object(name))?;
-        }
         return Ok(None);
     }
     let mut capacity = Capacity { slots: 0, near: 0 };
+    let mut records = 0;
     for (name, key, value) in MAPS {
         let entries = pins::pinned(&part.object(name), key, value)?
             .info()?
@@ -457,10 +505,22 @@ fn pinned_capacity(part: &Part) -> anyhow::Result<Option<Capacity>> {
         match name {
             names::MAP_SLOTS => capacity.near = entries,
             names::MAP_OWNERS => capacity.slots = entries,
+            names::MAP_COUNTERS => records = entries,
             _ => {}
         }
     }
+    anyhow::ensure!(
+        records == record_index(capacity.slots, 0, 0, cpus()?),
+        "{}: its maps do not belong together; `netobs clean` removes them",
+        part.path().display()
+    );
     Ok(Some(capacity))
+}
+
+/// Removes maps that one left that was killed while it made them.
+fn remove_unfinished(part: &Part) -> anyhow::Result<()> {
+    MAPS.iter()
+        .try_for_each(|(name, _, _)| pins::remove_file(&part.object(name)))
 }
 
 /// Nanoseconds since boot, pauses included.

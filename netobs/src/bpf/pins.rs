@@ -12,9 +12,9 @@
 //! ```
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -23,17 +23,18 @@ use anyhow::{Context as _, bail, ensure};
 use aya::{
     Pod,
     maps::{Array, MapData},
-    programs::ProgramInfo,
 };
 use netobs_common::{ABI_VERSION, Meta, names, routes};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    libc,
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
 };
 use sha2::{Digest as _, Sha256};
 
-use super::attach::HOOKS;
+use super::{attach::HOOKS, object};
 
 /// Where pins are unless `--pin-path` says otherwise.
 pub const USUAL: &str = "/sys/fs/bpf/netobs";
@@ -131,7 +132,10 @@ impl PinFolder {
     /// # Errors
     /// As [`open`](Self::open), but for another version, and for one in use.
     pub fn find(path: &Path) -> anyhow::Result<Found> {
-        if !path.exists() {
+        let there = path
+            .try_exists()
+            .with_context(|| format!("look at {}", path.display()))?;
+        if !there {
             return Ok(Found::Nothing);
         }
         let Some(folder) = Self::make_and_lock(path)? else {
@@ -164,8 +168,25 @@ impl PinFolder {
             parent.display()
         );
         make_folder(path)?;
-        let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(path)
+            .with_context(|| format!("open {}", path.display()))?;
+        let found = file.metadata()?;
+        ensure!(
+            found.uid() == geteuid().as_raw() && found.mode() & 0o022 == 0,
+            "{} is not ours alone (owner {}, mode {:o}) and stays as it is: --pin-path makes a new \
+             folder beside it",
+            path.display(),
+            found.uid(),
+            found.mode() & 0o7777
+        );
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // One that was removed while we waited for nobody.
+            Ok(_) if fs::metadata(path).map_or(true, |now| now.ino() != found.ino()) => {
+                bail!("{} is being removed: try again", path.display())
+            }
             Ok(lock) => Ok(Some(Self {
                 part: Part {
                     path: path.to_owned(),
@@ -199,18 +220,17 @@ impl PinFolder {
             .collect()
     }
 
-    /// The kernel's ids of the classifiers that are pinned here.
+    /// The kernel's ids of the maps by which programs are told to be of this folder.
     ///
     /// # Errors
     /// Where what is inside other namespaces cannot be read.
-    pub fn classifiers(&self) -> anyhow::Result<Vec<u32>> {
+    pub fn maps(&self) -> anyhow::Result<Vec<u32>> {
         let mut parts = vec![self.part.clone()];
         parts.extend(self.inside()?.into_iter().map(|(_, part)| part));
-        let ids = parts.iter().flat_map(|part| {
-            [names::PROG_INGRESS, names::PROG_EGRESS]
-                .map(|name| ProgramInfo::from_pin(part.object(name)).map(|info| info.id()))
-        });
-        Ok(ids.filter_map(Result::ok).collect())
+        Ok(parts
+            .iter()
+            .filter_map(|part| object::slots_id(part).ok())
+            .collect())
     }
 
     /// Removes everything. What hangs by a link is off after that.
@@ -328,7 +348,7 @@ impl Part {
                 meta.scope
             );
         }
-        Ok(())
+        object::pinned_capacity(self).map(drop)
     }
 
     fn only_known(&self) -> anyhow::Result<()> {
@@ -354,6 +374,8 @@ impl Part {
     /// # Errors
     /// Where the kernel refuses.
     pub fn remove(&self) -> anyhow::Result<()> {
+        // Without it the rest is nothing to go on with.
+        remove_file(&self.object(names::MAP_META))?;
         for folder in [&self.path.join(LINKS), &self.path] {
             for name in entries(folder)? {
                 let path = folder.join(&name);

@@ -2,12 +2,14 @@
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::libc;
@@ -15,8 +17,17 @@ use nix::libc;
 /// `BPF_OBJ_GET` of `enum bpf_cmd`.
 /// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/bpf.h>
 const BPF_OBJ_GET: libc::c_long = 7;
+/// `BPF_OBJ_GET_INFO_BY_FD`.
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+/// `BPF_LINK_GET_NEXT_ID`, since Linux 5.8.
+const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
 /// `BPF_LINK_DETACH`, since Linux 5.9.
 const BPF_LINK_DETACH: libc::c_long = 34;
+
+/// How long a link may take to end.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between its end and that of its last run.
+const GRACE: Duration = Duration::from_millis(2);
 
 /// Takes the program of the link that is pinned at `path` off, before this returns.
 /// Without its pin and descriptors a link ends in the kernel's own time, and two
@@ -37,6 +48,77 @@ pub(super) fn detach(path: &Path) -> io::Result<()> {
         padding: 0,
     };
     call(BPF_LINK_DETACH, &attributes).map(drop)
+}
+
+/// Removes the pin of a link that cannot be detached, as those of tracepoints, and
+/// waits until it has ended.
+///
+/// # Errors
+/// Where the pin cannot be removed.
+pub(super) fn end(path: &Path) -> io::Result<()> {
+    let id = match get(path) {
+        Ok(link) => id(&link)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    fs::remove_file(path)?;
+    let started = Instant::now();
+    while exists(id) && started.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(GRACE);
+    Ok(())
+}
+
+fn id(link: &OwnedFd) -> io::Result<u32> {
+    /// The beginning of `struct bpf_link_info`.
+    #[repr(C)]
+    struct Info {
+        kind: u32,
+        id: u32,
+    }
+    /// The member of `union bpf_attr`.
+    #[repr(C)]
+    struct Ask {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut info = Info { kind: 0, id: 0 };
+    let attributes = Ask {
+        bpf_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
+        info_len: u32::try_from(size_of::<Info>()).map_err(io::Error::other)?,
+        info: &raw mut info as u64,
+    };
+    call(BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    Ok(info.id)
+}
+
+/// Whether there is a link with this id.
+fn exists(id: u32) -> bool {
+    /// The member of `union bpf_attr`; the kernel writes `next_id`.
+    #[repr(C)]
+    struct Next {
+        start_id: u32,
+        next_id: u32,
+        flags: u32,
+    }
+    let mut attributes = Next {
+        start_id: id.saturating_sub(1),
+        next_id: 0,
+        flags: 0,
+    };
+    #[expect(unsafe_code, reason = "aya has no call for it")]
+    // SAFETY: the attributes are as long as we say, and ours to be written to.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_GET_NEXT_ID,
+            &raw mut attributes,
+            size_of::<Next>(),
+        )
+    };
+    result == 0 && attributes.next_id == id
 }
 
 fn get(path: &Path) -> io::Result<OwnedFd> {

@@ -2,21 +2,26 @@
 //! one that was killed.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     time::{Duration, Instant, SystemTime},
 };
 
 use log::{debug, info};
 use netobs_common::{SlotEntry, SlotOwner};
 
-use super::{Balance, Observed, Observer, Spot, described, flags, memory};
+use super::{Balance, Observed, Observer, Spot, described, flags};
 use crate::{
-    bpf::{attach, attach::Attached, filters},
-    inventory::build::{Interface, Place, Row},
+    bpf::{
+        attach,
+        attach::Attached,
+        filters::{self, Unpinned},
+    },
+    config::TcMode,
+    inventory::build::{Interface, Place},
     model::{
         baseline::Baseline,
         counters::Directions,
-        sample::{self, Hook, NsKey, State},
+        sample::{self, Hook, NsKey},
     },
     world::{gather::Machine, netns},
 };
@@ -28,11 +33,10 @@ impl Observer {
     pub(super) async fn inherit(
         &mut self,
         wanted: &HashMap<Spot, (NsKey, &Interface)>,
-        rows: &BTreeMap<NsKey, Row>,
         machine: &Machine,
     ) {
-        self.remove_filters_of_the_dead(wanted, machine).await;
         let Some(folder) = self.settings.pins.clone() else {
+            self.remove_filters_of_the_dead(wanted, machine).await;
             return;
         };
         for (cookie, note) in &self.notes {
@@ -44,13 +48,20 @@ impl Observer {
             scopes.push(NsKey::Cookie(cookie));
         }
         for scope in scopes {
-            let found = match self.programs(scope) {
+            let mut found = match self.programs(scope) {
                 Ok(programs) => programs.found(),
                 Err(error) => {
                     log::warn!("what is pinned of {scope} is of no use: {error:#}");
                     continue;
                 }
             };
+            // First the one that was added to its namespace's note last: the next one's
+            // would hide that.
+            let is_folded = |owner: &SlotOwner| {
+                let note = self.notes.get(&owner.cookie);
+                note.is_some_and(|note| note.folded == owner.generation)
+            };
+            found.sort_by_key(|(_, owner)| !is_folded(owner));
             for (slot, owner) in found {
                 self.inherit_slot(scope, slot, &owner, wanted, machine);
             }
@@ -60,13 +71,14 @@ impl Observer {
                 log::warn!("the programs of {scope} are not pinned: {error:#}");
             }
         }
-        self.note_ended_meanwhile(rows, machine);
+        self.remove_filters_of_the_dead(wanted, machine).await;
         if !self.observed.is_empty() {
             info!("going on with {} interfaces", self.observed.len());
         }
     }
 
-    /// Without pins, filters of ours hang only where a netobs lives or was killed.
+    /// Filters of ours that no netobs has: of one that was killed without pins, and with
+    /// ours, before it had written down by which handle they are found.
     async fn remove_filters_of_the_dead(
         &self,
         wanted: &HashMap<Spot, (NsKey, &Interface)>,
@@ -76,7 +88,15 @@ impl Observer {
             .iter()
             .filter(|(spot, _)| spot.scope == self.host_key)
             .map(|(spot, (_, interface))| (spot.ifindex, interface.place.name()));
-        match filters::remove_ours(machine.netlink(), links, &[]).await {
+        let unpinned = Unpinned {
+            maps: self.host.map_id().into_iter().collect(),
+            keep: self
+                .observed
+                .iter()
+                .map(|(spot, observed)| (spot.ifindex, observed.attached.handle))
+                .collect(),
+        };
+        match filters::remove_ours(machine.netlink(), links, &unpinned).await {
             Ok(left) => left.removed.iter().for_each(|what| {
                 info!("removed what a killed netobs left: {what}");
             }),
@@ -151,6 +171,12 @@ impl Observer {
         owner: &SlotOwner,
         machine: &Machine,
     ) -> anyhow::Result<Attached> {
+        let as_asked = match self.settings.tc_mode {
+            TcMode::Auto => true,
+            TcMode::Tcx => owner.handle == 0,
+            TcMode::Clsact => owner.handle != 0,
+        };
+        anyhow::ensure!(as_asked, "it hangs otherwise than --tc-mode asks for");
         self.inside_of(spot, machine, |programs| {
             attach::adopt(programs, name, spot.ifindex, owner.handle)
         })
@@ -169,6 +195,9 @@ impl Observer {
         {
             // The namespace is no more, and its interfaces with it.
             attach::discard(programs, spot.ifindex);
+        }
+        if owner.flags & SlotOwner::OWN_QDISC != 0 {
+            self.made_qdiscs.insert(spot);
         }
         let key = NsKey::Cookie(owner.cookie);
         let folded = self.notes.get(&owner.cookie);
@@ -191,44 +220,6 @@ impl Observer {
                 before_attach: last_baseline(owner),
                 ..described(&interface(owner))
             });
-    }
-
-    /// Namespaces that ended while nobody looked are shown once more.
-    fn note_ended_meanwhile(&mut self, rows: &BTreeMap<NsKey, Row>, machine: &Machine) {
-        let cookies: Vec<u64> = self.past.keys().filter_map(|key| key.cookie()).collect();
-        for cookie in cookies {
-            let key = NsKey::Cookie(cookie);
-            if rows.contains_key(&key) {
-                continue;
-            }
-            let past = self.past.remove(&key).unwrap_or_default();
-            let note = self.notes.get(&cookie).copied().unwrap_or_default();
-            let row = Row {
-                key,
-                name: match memory::name(&note) {
-                    name if name.is_empty() => key.to_string(),
-                    name => name,
-                },
-                cookie: Some(cookie),
-                inode: (note.inode != 0).then_some(note.inode),
-                kind: memory::kind(&note),
-                reason: None,
-                members: Vec::new(),
-                interfaces: Vec::new(),
-                shown: true,
-            };
-            // It lives where this one was not asked to look.
-            if machine.path_of(key).is_some() || !self.settings.selection.includes(&row) {
-                self.departed.push(cookie);
-                continue;
-            }
-            self.gone.push(sample::Namespace {
-                state: State::Gone,
-                interfaces: past.ended,
-                retired: past.folded,
-                ..super::namespace(&row)
-            });
-        }
     }
 
     /// Runs `work` in the namespace that `spot` is in.

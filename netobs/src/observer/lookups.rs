@@ -154,14 +154,6 @@ impl LookupObserver {
             programs.unfollow(key);
             self.sources.remove(&source);
         }
-        let owners: HashSet<NsKey> = sources.values().copied().collect();
-        self.before.retain(|owner, _| {
-            let stays = owners.contains(owner);
-            if let Some(cookie) = owner.cookie().filter(|_| !stays) {
-                programs.forget_former(cookie);
-            }
-            stays
-        });
         self.full = false;
         for (source, owner) in changed(&sources, &self.sources) {
             match programs.follow(behalf_key(source), owner.cookie().unwrap_or(0)) {

@@ -8,6 +8,7 @@ use netobs_common::{Before, NETNS_NAME, Netns, Record, SlotOwner};
 
 use super::{Observed, Observer, Spot};
 use crate::{
+    bpf::qdisc,
     inventory::build::Row,
     model::{
         baseline::Baseline,
@@ -93,10 +94,15 @@ impl Observer {
     }
 
     fn write_note(&mut self, cookie: u64, note: Netns) {
-        if let Err(error) = self.host.note(cookie, &note) {
-            debug!("namespace {cookie}: {error:#}");
+        match self.host.note(cookie, &note) {
+            Ok(()) => {
+                self.notes.insert(cookie, note);
+            }
+            Err(error) => {
+                debug!("namespace {cookie}: {error:#}");
+                self.notes_full += 1;
+            }
         }
-        self.notes.insert(cookie, note);
     }
 
     /// What has ended and was shown is remembered no longer.
@@ -113,6 +119,17 @@ impl Observer {
         self.read_kernel(machine, None).await;
         self.write_down();
         self.forget_departed();
+        for spot in std::mem::take(&mut self.made_qdiscs) {
+            if !self.observed.contains_key(&spot) {
+                let removed = qdisc::remove_if_empty(machine, spot.scope, spot.ifindex).await;
+                if let Err(error) = removed {
+                    debug!(
+                        "interface {}: the clsact qdisc stays: {error:#}",
+                        spot.ifindex
+                    );
+                }
+            }
+        }
         for (_, observed) in self.observed.drain() {
             observed.attached.leave();
         }
@@ -133,8 +150,27 @@ fn named(known: Netns, row: &Row) -> Netns {
     }
 }
 
+/// A namespace as it was remembered.
+pub(super) fn row(cookie: u64, note: &Netns) -> Row {
+    let key = NsKey::Cookie(cookie);
+    Row {
+        key,
+        name: match name(note) {
+            name if name.is_empty() => key.to_string(),
+            name => name,
+        },
+        cookie: Some(cookie),
+        inode: (note.inode != 0).then_some(note.inode),
+        kind: kind(note),
+        reason: None,
+        members: Vec::new(),
+        interfaces: Vec::new(),
+        shown: true,
+    }
+}
+
 /// The row's name.
-pub(super) fn name(note: &Netns) -> String {
+fn name(note: &Netns) -> String {
     let length = (note.name_len as usize).min(NETNS_NAME);
     String::from_utf8_lossy(&note.name[..length]).into_owned()
 }
@@ -149,7 +185,7 @@ fn number(kind: Kind) -> u32 {
 }
 
 /// The reverse.
-pub(super) fn kind(note: &Netns) -> Kind {
+fn kind(note: &Netns) -> Kind {
     match note.kind {
         0 => Kind::Host,
         1 => Kind::Container,

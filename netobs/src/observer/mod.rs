@@ -102,8 +102,8 @@ struct Observed {
     balance: Balance,
 }
 
-/// Readings of new interfaces at once, until nothing moved between two.
-const MOST_READINGS: usize = 6;
+/// Readings of new interfaces at once.
+const READINGS: usize = 3;
 
 /// How an interface that is wanted relates to what is observed at its spot.
 enum Standing {
@@ -141,6 +141,8 @@ pub struct Observer {
     verified: Instant,
     /// What is remembered in the kernel of namespaces, by cookie.
     notes: HashMap<u64, Netns>,
+    /// How often one found no room there.
+    notes_full: u64,
     /// Namespaces that were shown for the last time, or are not shown any more, and
     /// are to be forgotten there once that was written out.
     departed: Vec<u64>,
@@ -169,8 +171,22 @@ impl Observer {
             }
             _ => Programs::load(capacity)?,
         };
+        let notes = host.notes();
+        let rows = notes
+            .iter()
+            .map(|(cookie, note)| (NsKey::Cookie(*cookie), memory::row(*cookie, note)))
+            .collect();
+        if let Some(wanted) = settings.max_interfaces
+            && wanted != host.counters().slots()
+        {
+            log::warn!(
+                "--max-interfaces: what is pinned has room for {} and keeps it; `netobs clean` makes way \
+                 for more",
+                host.counters().slots()
+            );
+        }
         Ok(Self {
-            notes: host.notes(),
+            notes,
             host,
             settings,
             host_key,
@@ -179,10 +195,12 @@ impl Observer {
             failed: HashMap::new(),
             turned_away: HashSet::new(),
             doubtful: HashSet::new(),
+            notes_full: 0,
             made_qdiscs: HashSet::new(),
             names: Names::default(),
             past: HashMap::new(),
-            rows: BTreeMap::new(),
+            // As an earlier one knew them: they keep their names until an engine has told.
+            rows,
             gone: Vec::new(),
             verified: Instant::now(),
             departed: Vec::new(),
@@ -249,7 +267,7 @@ impl Observer {
             .map(|(owner, interface)| (self.spot(owner, &interface.place), (owner, interface)))
             .collect();
         if !std::mem::replace(&mut self.inherited, true) {
-            self.inherit(&wanted, &rows, machine).await;
+            self.inherit(&wanted, machine).await;
         }
 
         let unwanted: Vec<Spot> = self
@@ -288,7 +306,7 @@ impl Observer {
                 Standing::Renamed(old) => {
                     renamed.insert(old);
                     if let Some(past) = self.past.remove(&old) {
-                        self.past.insert(owner, past);
+                        self.past.entry(owner).or_default().absorb(past);
                     }
                 }
                 // The other end has moved to another namespace.
@@ -319,32 +337,19 @@ impl Observer {
                 }
             }
         }
-        self.note_gone(&rows, &renamed);
+        self.note_gone(&rows, &renamed, machine);
         self.rows = rows;
         if !fresh.is_empty() {
             // What passed between the readings of a pair shows in the next one, and
             // an interface may not be there for long.
-            for _ in 0..MOST_READINGS {
+            for _ in 0..READINGS {
                 self.read_kernel(machine, Some(&fresh)).await;
-                if self.are_fast(&fresh) {
-                    break;
-                }
             }
         }
         self.write_down();
         self.verify(machine).await;
         self.drop_unused();
         self.began.get_or_insert_with(Instant::now);
-    }
-
-    /// Whether what had been counted before is known for certain.
-    fn are_fast(&self, spots: &HashSet<Spot>) -> bool {
-        let baselines = spots
-            .iter()
-            .filter_map(|spot| self.observed.get(spot)?.baseline);
-        baselines
-            .into_iter()
-            .all(|b| b.rx.is_fast() && b.tx.is_fast())
     }
 
     /// Copies of the programs that hang nowhere any more.
@@ -447,7 +452,7 @@ impl Observer {
             detached: 0,
             described: SlotOwner::default(),
             lag: None,
-            fresh: !self.rows.is_empty(),
+            fresh: self.began.is_some(),
             attached_at: Instant::now(),
             balance: Balance::default(),
         };
@@ -462,6 +467,10 @@ impl Observer {
             Ok(attached) => {
                 observed.attached = attached;
                 observed.since = SystemTime::now();
+                // With the handle of filters, by which they are found.
+                if let Err(error) = self.describe(spot, &mut observed) {
+                    debug!("owner of slot {slot}: {error:#}");
+                }
                 observed.attached_at = Instant::now();
                 if spot.scope == self.host_key && observed.fresh {
                     let since = self.passable.get(&spot.ifindex);
@@ -601,15 +610,28 @@ impl Observer {
     }
 
     /// Keeps the last state of namespaces that have ended, for the next sample.
-    fn note_gone(&mut self, rows: &BTreeMap<NsKey, Row>, renamed: &HashSet<NsKey>) {
+    fn note_gone(
+        &mut self,
+        rows: &BTreeMap<NsKey, Row>,
+        renamed: &HashSet<NsKey>,
+        machine: &Machine,
+    ) {
         let ended: Vec<&Row> = self
             .rows
             .values()
             .filter(|row| !rows.contains_key(&row.key) && !renamed.contains(&row.key))
             .collect();
         for row in ended {
+            // It lives, and is not asked for: whoever asks for it next goes on with it.
+            let lives = row.cookie.is_some() && machine.path_of(row.key).is_some();
+            if lives && !self.settings.selection.includes(row) {
+                continue;
+            }
             let past = self.past.remove(&row.key).unwrap_or_default();
-            if !self.settings.selection.includes(row) {
+            // A pair of which nobody has seen the other end, and that counted nothing.
+            let passing =
+                matches!(row.key, NsKey::Nsid(_)) && past.total() == Directions::default();
+            if passing || !self.settings.selection.includes(row) {
                 self.departed.extend(row.cookie);
                 continue;
             }
@@ -664,6 +686,11 @@ impl Observer {
             observed.kernel = Some(read);
             let (rx, tx) = (counters.rx.total(), counters.tx.total());
             match &mut observed.baseline {
+                // So soon after another, what was counted may be yet to pass our hook.
+                Some(baseline) if only.is_some() => {
+                    baseline.rx.lower(&read.rx, &rx);
+                    baseline.tx.lower(&read.tx, &tx);
+                }
                 Some(baseline) => {
                     baseline.rx.observe(&read.rx, &rx);
                     baseline.tx.observe(&read.tx, &tx);
@@ -789,6 +816,9 @@ impl Observer {
             }
         }
         about.programs.sort_by(|a, b| a.name.cmp(&b.name));
+        about
+            .maps
+            .push(self.host.notes_info(self.notes.len(), self.notes_full));
         let mut maps = self.host.maps();
         for copy in self.inside.values() {
             let more = copy.maps();

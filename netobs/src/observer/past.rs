@@ -25,6 +25,13 @@ impl Past {
         self.folded.tx.add_record(&note.tx);
     }
 
+    /// Takes what another one has.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.folded.rx.add(&other.folded.rx);
+        self.folded.tx.add(&other.folded.tx);
+        other.ended.into_iter().for_each(|one| self.remember(one));
+    }
+
     /// Takes the last state of an interface.
     pub(super) fn remember(&mut self, interface: sample::Interface) {
         self.ended.push(interface);

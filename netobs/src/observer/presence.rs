@@ -49,9 +49,14 @@ impl Observer {
             }
             match self.hang(spot, &name, machine) {
                 Ok(attached) => {
-                    if let Some(observed) = self.observed.get_mut(&spot) {
-                        observed.attached = attached;
+                    let Some(mut observed) = self.observed.remove(&spot) else {
+                        continue;
+                    };
+                    observed.attached = attached;
+                    if let Err(error) = self.describe(spot, &mut observed) {
+                        debug!("{name}: {error:#}");
                     }
+                    self.observed.insert(spot, observed);
                 }
                 Err(error) => {
                     debug!("{name}: {error:#}");
