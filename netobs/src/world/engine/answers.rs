@@ -393,7 +393,7 @@ mod tests {
             image: None,
         };
         assert_eq!(event(body), Ok(expected));
-        let odd = event(br#"{"Actor":{"ID":"a1","Attributes":["name"]}}"#);
+        let odd = event(br#"{"Actor":{"ID":"a1","Attributes":7}}"#);
         assert_eq!(
             odd.map(|event| (event.id, event.name)),
             Ok((Some("a1".to_owned()), None))
