@@ -7,10 +7,12 @@
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
-use std::os::unix::net::UnixDatagram;
+use std::{collections::BTreeMap, os::unix::net::UnixDatagram, thread};
 
-use common::{Link, Watch, count, growth, namespace, observes, parsed, ping, rows, warnings};
-use netobs_tests::{Lab, image};
+use common::{
+    Link, Watch, count, growth, namespace, observes, parsed, ping, row_names, rows, warnings,
+};
+use netobs_tests::{Lab, figure, image};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -138,6 +140,111 @@ fn a_container_of_a_moment_and_ten_in_a_row_are_all_counted() -> anyhow::Result<
         .filter(|row| names.iter().all(|name| row["name"] != **name))
         .collect();
     assert!(unknown.is_empty(), "{unknown:?}");
+    Ok(())
+}
+
+/// Runs a container of each name to its end, so many at a time.
+fn run_all(lab: &Lab, at_once: usize, names: &[String], script: &str) -> anyhow::Result<()> {
+    let run = |name: &String| {
+        let run = ["run", "--rm", "--name", name, image::NAME];
+        lab.docker(run).args(["sh", "-c", script]).text()
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once)
+            .map(|first| {
+                let mut mine = names.iter().skip(first).step_by(at_once);
+                scope.spawn(move || mine.try_for_each(|name| run(name).map(drop)))
+            })
+            .collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+    })
+}
+
+/// Waits until only `host` and `target` are left and gives all samples.
+fn all_gone(mut watch: Watch) -> anyhow::Result<Vec<Value>> {
+    watch.until("the end of all", |sample| {
+        row_names(sample) == ["host", "target"]
+    })?;
+    let output = watch.end()?;
+    let lines: Vec<String> = output.stdout.lines().map(str::to_owned).collect();
+    parsed(&lines)
+}
+
+/// Every row that ended and had interfaces, as `name -> how often`.
+fn ended(samples: &[Value]) -> BTreeMap<String, usize> {
+    let mut ended = BTreeMap::new();
+    let rows = samples.iter().filter_map(|s| s["namespaces"].as_array());
+    for row in rows.flatten().filter(|row| row["state"] == "gone") {
+        // A pair whose other end was not found is a row for a moment.
+        if row["interfaces"].as_array().is_none_or(Vec::is_empty) {
+            continue;
+        }
+        let name = row["name"].as_str().unwrap_or_default();
+        *ended.entry(name.to_owned()).or_default() += 1;
+    }
+    ended
+}
+
+/// An engine that is busy answers after a container of a moment has ended.
+#[test]
+fn containers_of_a_moment_keep_their_names_while_the_machine_is_busy() -> anyhow::Result<()> {
+    let lab = Lab::with_docker()?;
+    let target = lab.run_container("target", &[], &[])?;
+    let script = format!("ping -q -c2 -i0.05 -W5 {} & sleep 0.2", target.address()?);
+    let watch = Watch::start(&lab, &[])?;
+    let busy = ["sh", "-c", "while :; do :; done"];
+    let load = (0..4)
+        .map(|_| lab.command("busybox").args(busy).start())
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let names: Vec<String> = (0..30).map(|number| format!("brief{number}")).collect();
+    run_all(&lab, 4, &names, &script)?;
+    drop(load);
+    let samples = all_gone(watch)?;
+    let once = names.iter().map(|name| (name.clone(), 1)).collect();
+    assert_eq!(ended(&samples), once);
+    for name in &names {
+        ends_well(&samples, name);
+    }
+    Ok(())
+}
+
+/// The first thing that they do is send. Nearly all of it comes after the programs;
+/// what does not is told.
+#[test]
+fn of_a_hundred_containers_that_ping_at_once_hardly_a_packet_is_missed() -> anyhow::Result<()> {
+    let lab = Lab::with_docker()?;
+    let target = lab.run_container("target", &[], &[])?;
+    let script = format!("exec ping -q -c4 -i0.05 -W5 {}", target.address()?);
+    let watch = Watch::start(&lab, &[])?;
+    let names: Vec<String> = (0..100).map(|number| format!("ping{number}")).collect();
+    run_all(&lab, 1, &names, &script)?;
+    let samples = all_gone(watch)?;
+    let once = names.iter().map(|name| (name.clone(), 1)).collect();
+    assert_eq!(ended(&samples), once);
+    let mut whole = 0;
+    for name in &names {
+        let row = ends_well(&samples, name);
+        for direction in ["rx", "tx"] {
+            let before = &row["interfaces"][0]["before_attach"][direction];
+            let missing = 4 - icmp(&row, direction);
+            assert!(count(before, "packets") >= missing, "{name}: {row}");
+        }
+        whole += u32::from((icmp(&row, "tx"), icmp(&row, "rx")) == (4, 4));
+    }
+    let lags = samples
+        .iter()
+        .filter_map(|sample| sample["observer"]["attach_lag_s"]["max"].as_f64());
+    figure(&format!(
+        "100 containers that ping at once: {whole} with every packet, programs hung at most \
+         {:.1} ms after an interface came up",
+        lags.fold(0.0, f64::max) * 1e3
+    ));
+    assert!(whole >= 90, "{whole} of 100 with every packet");
     Ok(())
 }
 

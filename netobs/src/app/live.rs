@@ -197,15 +197,19 @@ pub(super) async fn run<S: Subject>(
                 while let Ok(heard) = events.try_recv() {
                     urgent |= run.event(&heard);
                 }
+                while let Ok(update) = engine.try_recv() {
+                    run.hear_engine(&update);
+                }
                 if urgent && S::HURRIES {
                     run.hurry().await;
                 }
                 if let Err(error) = run.look(Depth::Event).await { break Err(error.into()); }
             }
             Some(update) = engine.recv() => {
-                run.machine.take(&update);
-                run.engine = engine_warning(&update);
-                if let Err(error) = run.look(Depth::Event).await { break Err(error.into()); }
+                let changed = run.hear_engine(&update);
+                if changed && let Err(error) = run.look(Depth::Event).await {
+                    break Err(error.into());
+                }
             }
             () = time::sleep(settled.unwrap_or(Duration::MAX)), if settled.is_some() => {
                 if let Err(error) = run.look(Depth::Event).await { break Err(error.into()); }
@@ -257,9 +261,23 @@ impl<S: Subject> Run<S> {
         self.machine.hear(&heard.event)
     }
 
+    /// Takes what the engine told; `false` where that changes no row.
+    fn hear_engine(&mut self, update: &engine::Update) -> bool {
+        self.engine = engine_warning(update);
+        self.machine.take(update)
+    }
+
     /// Adjusts to what was heard, ahead of a look: packets do not wait until it is
     /// known whose they are.
     async fn hurry(&mut self) {
+        self.apply_known().await;
+        // And then whose they are, while there is somebody to ask.
+        if self.machine.glance().await {
+            self.apply_known().await;
+        }
+    }
+
+    async fn apply_known(&mut self) {
         let facts = self.machine.known();
         let rows = build::rows(&facts, self.scope.options);
         self.subject.apply(&facts, rows, &self.machine).await;

@@ -1,6 +1,6 @@
 //! Where the unified cgroup hierarchy is.
 
-use std::path::PathBuf;
+use std::{fs::File, io::Read as _, path::PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
@@ -28,6 +28,44 @@ const INITIAL: u64 = 0xEFFF_FFFB;
 pub fn is_whole() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata("/proc/self/ns/cgroup").is_ok_and(|file| file.ino() == INITIAL)
+}
+
+/// Longest `/proc/PID/cgroup` that is read to its end: some twenty lines.
+const CGROUPS_BYTES: u64 = 64 << 10;
+
+/// What may be ids of containers in the names of the cgroups of process `pid`, the
+/// outermost first: a container may name cgroups inside its own as it likes.
+#[must_use]
+pub fn container_ids(pid: u32) -> Vec<String> {
+    let mut text = Vec::new();
+    let read = File::open(format!("/proc/{pid}/cgroup"))
+        .and_then(|file| file.take(CGROUPS_BYTES).read_to_end(&mut text));
+    match read {
+        Ok(_) => ids(&String::from_utf8_lossy(&text)),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Lines are `number:controllers:path`; engines call a cgroup `ID`, systemd calls it
+/// `docker-ID.scope` or `libpod-ID.scope`. Version 1 has a line for each hierarchy.
+fn ids(cgroups: &str) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    let paths = cgroups
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2));
+    for part in paths.flat_map(|path| path.split('/')) {
+        let part = part.strip_suffix(".scope").unwrap_or(part);
+        let id = part.rsplit_once('-').map_or(part, |(_, id)| id);
+        if is_id(id) && !ids.iter().any(|known| known == id) {
+            ids.push(id.to_owned());
+        }
+    }
+    ids
+}
+
+/// Docker's and Podman's ids are 256 bits.
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Fields of `/proc/self/mountinfo`: id, parent, device, root, mount point,
@@ -101,9 +139,28 @@ mod tests {
         assert_eq!(unescaped(r"/a\040b\\c\9"), r"/a b\\c\9");
     }
 
+    #[test]
+    fn a_container_is_known_by_its_outermost_cgroup() {
+        let (a, b) = (&*"a1".repeat(32), &*"b2".repeat(32));
+        let found = |cgroups: String| ids(&cgroups);
+        assert_eq!(found(format!("0::/docker/{a}\n")), [a]);
+        assert_eq!(found(format!("0::/system.slice/docker-{a}.scope\n")), [a]);
+        let podman = format!("0::/machine.slice/libpod-{b}.scope/container\n");
+        assert_eq!(found(podman), [b]);
+        // Seen from a cgroup namespace beside it.
+        assert_eq!(found(format!("0::/../{b}\n")), [b]);
+        let old = format!("9:name=systemd:/lab/{a}\n4:memory:/api:1/lab/{a}\n0::/\n");
+        assert_eq!(found(old), [a]);
+        assert_eq!(found(format!("0::/docker/{a}/docker/{b}\n")), [a, b]);
+        for other in ["0::/", "0::/docker/a1", &format!("0::/{a}0"), a] {
+            assert!(found(format!("{other}\n")).is_empty(), "{other:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_no_panic(text in "(?s).{0,80}") {
+            ids(&text);
             places(&text);
             unescaped(&text);
         }

@@ -1,7 +1,7 @@
 //! Keeps the facts in step with the machine.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::File,
     path::PathBuf,
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 
 use super::{
-    engine, limits,
+    cgroup, engine, limits,
     link_events::LinkEvent,
     netlink::{CountersByIndex, Netlink},
     netns, scan,
@@ -45,6 +45,12 @@ pub struct Machine {
     own_inode: u64,
     own_cookie: Option<u64>,
     containers: Vec<Container>,
+    /// The same as the engine told it, without what was found of them since.
+    told: Vec<Container>,
+    /// Containers that the engine has told of, whether or not they run.
+    made: VecDeque<engine::Made>,
+    /// Containers known by a process of theirs and not by the engine's list yet.
+    recognised: Vec<Container>,
     sandboxes: Vec<PathBuf>,
     namespaces: BTreeMap<u64, Visited>,
     host_links: Vec<Link>,
@@ -82,6 +88,59 @@ struct Visited {
     /// there. Indexes here grow, so another pair is another pair of numbers.
     pairs: HashSet<(u32, u32)>,
     at: Instant,
+    cgroups: Option<Cgroups>,
+}
+
+impl Visited {
+    /// Notes in which cgroups its process is. A short-lived one has ended before
+    /// the engine has told what they mean.
+    fn note_cgroups(&mut self) {
+        let Some(process) = &self.facts.process else {
+            return;
+        };
+        let pid = process.pid;
+        if self.cgroups.as_ref().is_some_and(|known| known.pid == pid) {
+            return;
+        }
+        let (ids, started) = (cgroup::container_ids(pid), scan::started(pid));
+        // Else it has ended, and its number may be another's.
+        self.cgroups = (scan::inode_of(pid) == Some(self.facts.inode)).then(|| Cgroups {
+            pid,
+            started,
+            ids,
+            at: Instant::now(),
+        });
+    }
+}
+
+/// What the cgroups of a process say.
+struct Cgroups {
+    pid: u32,
+    /// When it started, in clock ticks since boot.
+    started: Option<u64>,
+    /// What may be ids of containers, the outermost first.
+    ids: Vec<String>,
+    at: Instant,
+}
+
+impl Cgroups {
+    /// The one of `made` that the process is in, or was in a moment ago.
+    fn container(&self, inode: u64, made: &VecDeque<engine::Made>) -> Option<Container> {
+        let made = self
+            .ids
+            .iter()
+            .find_map(|id| made.iter().find(|made| made.id == *id))?;
+        let current = self.at.elapsed() < STALE || scan::started(self.pid) == self.started;
+        current.then(|| Container {
+            runtime: made.runtime.to_owned(),
+            id: made.id.clone(),
+            name: made.name.clone(),
+            image: made.image.clone(),
+            pid: self.pid,
+            started: self.started,
+            inode: Some(inode),
+        })
+    }
 }
 
 impl Machine {
@@ -98,6 +157,9 @@ impl Machine {
             own,
             own_cookie: netns::cookie().ok(),
             containers: Vec::new(),
+            told: Vec::new(),
+            made: VecDeque::new(),
+            recognised: Vec::new(),
             sandboxes: Vec::new(),
             namespaces: BTreeMap::new(),
             host_links: Vec::new(),
@@ -111,18 +173,30 @@ impl Machine {
         })
     }
 
-    /// Takes what the engine told.
-    pub fn take(&mut self, update: &engine::Update) {
+    /// Takes what the engine told. `false`: nothing that was looked at has another
+    /// name by it.
+    pub fn take(&mut self, update: &engine::Update) -> bool {
+        let mut changed = false;
         if let engine::Update::Containers(running) = update {
-            self.containers.clone_from(&running.containers);
+            changed = self.told != running.containers;
+            if changed {
+                self.told.clone_from(&running.containers);
+                self.containers.clone_from(&running.containers);
+            }
+            self.made.clone_from(&running.made);
+            let before = std::mem::take(&mut self.recognised);
+            self.recognise();
+            changed |= self.recognised != before;
             // Folders stay known: the next container's sandbox is made before
             // the engine tells of it.
             for sandbox in &running.sandboxes {
                 if self.sandboxes.len() < MOST_SANDBOXES && !self.sandboxes.contains(sandbox) {
                     self.sandboxes.push(sandbox.clone());
+                    changed = true;
                 }
             }
         }
+        changed
     }
 
     /// The route socket of our own namespace.
@@ -214,7 +288,7 @@ impl Machine {
                 links: self.host_links.clone(),
             },
             namespaces: self.namespaces.values().map(|v| v.facts.clone()).collect(),
-            containers: self.containers.clone(),
+            containers: [&self.containers[..], &self.recognised].concat(),
         }
     }
 
@@ -320,18 +394,70 @@ impl Machine {
         self.unpaired = unpaired;
     }
 
-    /// Finds namespaces and looks into those that are new or stale.
-    async fn find(&mut self, depth: Depth) {
+    /// Finds out where new pairs of ours lead, ahead of a look and without what may
+    /// have to wait: who reads links waits for all who make or remove some, and a
+    /// namespace may end meanwhile. `false`: nothing new.
+    pub async fn glance(&mut self) -> bool {
+        if limits::visit().is_err() || !self.has_strangers() {
+            return false;
+        }
+        let mut glimpsed = false;
+        for (inode, found) in self.scan(true).found {
+            let known = self.namespaces.get(&inode);
+            let linked = known.is_some_and(|visited| visited.facts.nsid.is_some());
+            if inode != self.own_inode
+                && !linked
+                && let Some(glimpse) = self.glimpse(inode, found).await
+            {
+                glimpsed = true;
+                self.namespaces.insert(inode, glimpse);
+            }
+        }
+        if glimpsed {
+            self.recognise();
+        }
+        glimpsed
+    }
+
+    /// What a namespace is that a pair of ours leads to; its inside is left to a look.
+    async fn glimpse(&self, inode: u64, found: scan::Found) -> Option<Visited> {
+        let file = netns::open(&found.path).ok()?;
+        let same = netns::inode(&file).ok()? == inode;
+        let nsid = self.host.nsid_of(&file).await.ok().flatten();
+        let cookie = netns::within(&file, netns::cookie).ok()?.ok();
+        (same && nsid.is_some()).then(|| Visited {
+            facts: NamespaceFacts {
+                cookie,
+                inode,
+                nsid,
+                names: found.names,
+                process: found.process,
+                links: Err("not looked into yet".to_owned()),
+            },
+            path: found.path,
+            // Others than there are: a look is due.
+            pairs: HashSet::new(),
+            at: Instant::now(),
+            cgroups: None,
+        })
+    }
+
+    /// Whether pairs of ours lead to where nobody has looked.
+    fn has_strangers(&self) -> bool {
         let known: HashSet<i32> = self
             .namespaces
             .values()
             .filter_map(|visited| visited.facts.nsid)
             .collect();
-        let strangers = self
-            .host_links
+        self.host_links
             .iter()
             .filter_map(|link| link.link_nsid)
-            .any(|nsid| !known.contains(&nsid));
+            .any(|nsid| !known.contains(&nsid))
+    }
+
+    /// Finds namespaces and looks into those that are new or stale.
+    async fn find(&mut self, depth: Depth) {
+        let strangers = self.has_strangers();
         let overdue = self
             .scanned_processes
             .is_none_or(|at| depth == Depth::Periodic && at.elapsed() >= STALE);
@@ -339,11 +465,11 @@ impl Machine {
         let mut scan = self.scan(processes);
         // Without a look at /proc a namespace that only processes hold was not
         // found. It is there as long as its file is; where that is gone, there
-        // may be another process.
+        // may be another process. One that is new is called after its process.
         if !processes
-            && self.namespaces.iter().any(|(inode, visited)| {
+            && (self.namespaces.iter().any(|(inode, visited)| {
                 !scan.found.contains_key(inode) && !leads_to(&visited.path, *inode)
-            })
+            }) || self.lacks_process(&scan))
         {
             processes = true;
             scan = self.scan(processes);
@@ -371,6 +497,7 @@ impl Machine {
         self.namespaces
             .retain(|inode, _| !processes || found.contains_key(inode));
 
+        let mut again = None;
         for (inode, found) in found {
             let old = self.namespaces.get(&inode);
             let look = old.is_none_or(|visited| {
@@ -394,16 +521,31 @@ impl Machine {
                 visited.path.clone_from(&found.path);
                 continue;
             }
-            match self.visit(inode, &found.path).await {
+            let mut visit = self.visit(inode, &found.path).await;
+            let mut path = found.path;
+            // The process that led there has ended. An engine starts a container by
+            // several, one after the other.
+            if visit.is_err()
+                && let Some(other) = again
+                    .get_or_insert_with(|| self.scan(true))
+                    .found
+                    .get(&inode)
+            {
+                path.clone_from(&other.path);
+                visit = self.visit(inode, &path).await;
+            }
+            match visit {
                 Ok(mut facts) => {
                     facts.names.clone_from(&found.names);
                     facts.process = process;
+                    let old = self.namespaces.remove(&inode);
                     self.namespaces.insert(
                         inode,
                         Visited {
+                            cgroups: old.and_then(|old| old.cgroups),
                             pairs: self.pairs(facts.nsid),
                             facts,
-                            path: found.path,
+                            path,
                             at: Instant::now(),
                         },
                     );
@@ -414,6 +556,30 @@ impl Machine {
                 }
             }
         }
+        self.recognise();
+    }
+
+    /// Finds containers that the engine has made and does not list yet, or not any
+    /// more, by the cgroups of processes: the engine tells of a container's process
+    /// only once that runs, and one that lives for a moment has ended by then.
+    fn recognise(&mut self) {
+        let told: HashSet<u64> = self.containers.iter().filter_map(|c| c.inode).collect();
+        self.recognised.clear();
+        for (inode, visited) in &mut self.namespaces {
+            visited.note_cgroups();
+            if let Some(cgroups) = &visited.cgroups
+                && !told.contains(inode)
+            {
+                let found = cgroups.container(*inode, &self.made);
+                self.recognised.extend(found);
+            }
+        }
+    }
+
+    /// Whether a file leads to a namespace that nobody has looked into.
+    fn lacks_process(&self, scan: &scan::Scan) -> bool {
+        let mut found = scan.found.keys();
+        found.any(|inode| *inode != self.own_inode && !self.namespaces.contains_key(inode))
     }
 
     fn scan(&self, processes: bool) -> scan::Scan {
@@ -455,7 +621,8 @@ impl Machine {
         };
         let file = match netns::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Ended),
+            // An engine's file is an ordinary one for a moment before it is removed.
+            Err(_) if !leads_to(path, inode) => return Err(Ended),
             Err(error) => {
                 facts.links = Err(format!("{}: {}", path.display(), limits::told(&error)));
                 return Ok(facts);

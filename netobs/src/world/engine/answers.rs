@@ -64,6 +64,10 @@ pub(super) struct Event {
     pub(super) action: Option<String>,
     /// To whom.
     pub(super) id: Option<String>,
+    /// What that is called.
+    pub(super) name: Option<String>,
+    /// Of which image it is.
+    pub(super) image: Option<String>,
 }
 
 /// A field of another type than it should have is as good as missing.
@@ -234,12 +238,27 @@ pub(super) fn event(line: &[u8]) -> Result<Event, String> {
     struct Actor {
         #[serde(rename = "ID", default, deserialize_with = "lenient")]
         id: Option<String>,
+        #[serde(rename = "Attributes", default, deserialize_with = "lenient")]
+        attributes: Option<Attributes>,
+    }
+    #[derive(Deserialize)]
+    struct Attributes {
+        #[serde(default, deserialize_with = "lenient")]
+        name: Option<String>,
+        #[serde(default, deserialize_with = "lenient")]
+        image: Option<String>,
     }
     let answer: Answer = parse(line).map_err(|why| format!("in the stream of events {why}"))?;
+    let (id, attributes) = answer
+        .actor
+        .map_or((None, None), |actor| (actor.id, actor.attributes));
+    let (name, image) = attributes.map_or((None, None), |found| (found.name, found.image));
     Ok(Event {
         kind: answer.kind,
         action: answer.action,
-        id: answer.actor.and_then(|actor| actor.id),
+        id: id.filter(|id| id.len() <= LONGEST_ID),
+        name: name.map(|name| bounded(&name)),
+        image: image.map(|image| bounded(&image)),
     })
 }
 
@@ -360,6 +379,25 @@ mod tests {
         );
         let name = inspected(long.as_bytes()).expect("a container").name;
         assert!(name.len() <= LONGEST_NAME + 3 && name.ends_with("é…"));
+    }
+
+    #[test]
+    fn an_event_tells_the_name_and_odd_attributes_are_missing_ones() {
+        let body = br#"{"Type":"container","Action":"create","Actor":{"ID":"a1",
+            "Attributes":{"name":"web","image":7,"other":[]}}}"#;
+        let expected = Event {
+            kind: Some("container".to_owned()),
+            action: Some("create".to_owned()),
+            id: Some("a1".to_owned()),
+            name: Some("web".to_owned()),
+            image: None,
+        };
+        assert_eq!(event(body), Ok(expected));
+        let odd = event(br#"{"Actor":{"ID":"a1","Attributes":7}}"#);
+        assert_eq!(
+            odd.map(|event| (event.id, event.name)),
+            Ok((Some("a1".to_owned()), None))
+        );
     }
 
     #[test]

@@ -3,12 +3,16 @@
 //! A thread of its own keeps the list of running containers in step and sends it
 //! whole each time something changed: whatever an engine does, it does not hold up
 //! the observing. It only ever reads from the engine.
+//!
+//! What the events tell of containers goes ahead of that. While a container starts,
+//! Docker answers no question about it, and one that lives for a moment has ended
+//! before the answer; but its name is in the event of its making.
 
 mod answers;
 mod client;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     path::{Path, PathBuf},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -45,6 +49,9 @@ const SETTLE_AT_MOST: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(30);
 /// Containers that are asked about at once.
 const AT_ONCE: usize = 8;
+/// Containers that are remembered for having been made or started: of the newest
+/// ones some may not have begun to run.
+const MOST_MADE: usize = 256;
 /// The events that matter: `{"type":["container","network"]}`.
 const FILTERS: &str = "%7B%22type%22%3A%5B%22container%22%2C%22network%22%5D%7D";
 
@@ -55,8 +62,23 @@ pub struct Running {
     pub containers: Vec<Container>,
     /// The folders of their sandboxes.
     pub sandboxes: Vec<PathBuf>,
+    /// The containers that the engine told of last, whether or not they run.
+    pub made: VecDeque<Made>,
     /// Why some containers may be missing.
     pub trouble: Option<String>,
+}
+
+/// What the engine's events tell of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// `docker` or `podman`.
+    pub runtime: &'static str,
+    /// Id.
+    pub id: String,
+    /// Name.
+    pub name: String,
+    /// Image.
+    pub image: Option<String>,
 }
 
 /// What the task tells.
@@ -187,10 +209,21 @@ async fn session(url: &str, teller: &mut Teller) -> Result<Deaf, String> {
         client,
         version,
         containers: BTreeMap::new(),
-        stale: HashSet::new(),
+        stale: BTreeSet::new(),
+        troubles: Vec::new(),
+        looked: false,
     };
+    let mut heard = Heard::default();
     loop {
-        let running = known.refresh().await?;
+        known.stale.append(&mut heard.changed);
+        heard.look = false;
+        let look = match listening(&known, &mut heard, &mut events, teller).await? {
+            Ok(look) => look,
+            Err(deaf) => return Ok(deaf),
+        };
+        known.take(look);
+        heard.untold = false;
+        let running = known.running(&heard.made);
         let pause = match running.trouble {
             Some(_) => RETRY,
             None => QUIET,
@@ -199,8 +232,37 @@ async fn session(url: &str, teller: &mut Teller) -> Result<Deaf, String> {
             return Ok(deaf);
         }
         tokio::select! {
-            news = time::timeout(pause, known.news(&mut events)) => if let Ok(news) = news { news? },
+            news = time::timeout(pause, heard.news(&known, &mut events)) => if let Ok(news) = news { news? },
             () = teller.send.closed() => return Ok(Deaf),
+        }
+    }
+}
+
+/// Asks what runs, and meanwhile passes on what events tell: an engine may take
+/// longer to answer than a container lives.
+async fn listening(
+    known: &Known,
+    heard: &mut Heard,
+    events: &mut Events,
+    teller: &mut Teller,
+) -> Result<Result<Look, Deaf>, String> {
+    let look = known.look();
+    tokio::pin!(look);
+    loop {
+        // Before the first answer nothing else is known.
+        if known.looked && std::mem::take(&mut heard.untold) {
+            let running = known.running(&heard.made);
+            if let Err(deaf) = teller.tell(Update::Containers(running)).await {
+                return Ok(Err(deaf));
+            }
+        }
+        tokio::select! {
+            look = &mut look => return look.map(Ok),
+            event = events.next(), if heard.broken.is_none() => match event {
+                Ok(event) => heard.take(event, known),
+                // The answer counts nevertheless.
+                Err(why) => heard.broken = Some(why),
+            },
         }
     }
 }
@@ -209,24 +271,34 @@ fn why(failed: Failed) -> String {
     failed.why
 }
 
-/// What is known of containers, so that only new and changed ones are asked for.
-struct Known {
-    client: Client,
-    version: Version,
-    /// By id, with the folder of the sandbox.
-    containers: BTreeMap<String, (Container, Option<PathBuf>)>,
-    /// Ids of those of them that something has happened to since.
-    stale: HashSet<String>,
+/// What events have told since the engine was asked.
+#[derive(Default)]
+struct Heard {
+    /// The containers told of, the newest last.
+    made: VecDeque<Made>,
+    /// Whether there is something in `made` that nobody was told.
+    untold: bool,
+    /// Ids of known containers that something has happened to.
+    changed: BTreeSet<String>,
+    /// Whether the engine is to be asked again.
+    look: bool,
+    /// Why there are no more events.
+    broken: Option<String>,
 }
 
-impl Known {
+impl Heard {
     /// Returns when events have made another look necessary.
-    async fn news(&mut self, events: &mut Events) -> Result<(), String> {
-        while !self.concerns(events.next().await?) {}
+    async fn news(&mut self, known: &Known, events: &mut Events) -> Result<(), String> {
+        if let Some(why) = self.broken.take() {
+            return Err(why);
+        }
+        while !self.look {
+            self.take(events.next().await?, known);
+        }
         // Starting a container is several events.
         let end = Instant::now() + SETTLE_AT_MOST;
         while let Ok(event) = time::timeout(SETTLE, events.next()).await {
-            self.concerns(event?);
+            self.take(event?, known);
             if Instant::now() >= end {
                 break;
             }
@@ -234,8 +306,8 @@ impl Known {
         Ok(())
     }
 
-    /// Whether an event may change the list; notes what it makes stale.
-    fn concerns(&mut self, event: Event) -> bool {
+    /// Notes what an event changes.
+    fn take(&mut self, event: Event, known: &Known) {
         // An exec in a container is an event too, and a frequent one.
         let noise = [
             "exec_",
@@ -247,61 +319,116 @@ impl Known {
         ];
         let action = event.action.unwrap_or_default();
         if noise.iter().any(|prefix| action.starts_with(prefix)) {
-            return false;
+            return;
         }
-        if event.kind.as_deref() == Some("container")
-            && let Some(id) = event.id
-            && self.containers.contains_key(&id)
-        {
-            self.stale.insert(id);
+        self.look = true;
+        let Some(id) = event.id else { return };
+        if event.kind.as_deref() != Some("container") {
+            return;
         }
-        true
+        if known.containers.contains_key(&id) {
+            self.changed.insert(id.clone());
+        }
+        if let Some(name) = event.name.filter(|name| !name.is_empty()) {
+            self.note(Made {
+                runtime: known.version.runtime,
+                id,
+                name,
+                image: event.image,
+            });
+        }
     }
 
+    /// Remembers a container by the name that it has now. What has been removed
+    /// stays too: its namespace may not have been looked at, and no id comes twice.
+    fn note(&mut self, made: Made) {
+        if self.made.contains(&made) {
+            return;
+        }
+        self.made.retain(|old| old.id != made.id);
+        if self.made.len() >= MOST_MADE {
+            self.made.pop_front();
+        }
+        self.made.push_back(made);
+        self.untold = true;
+    }
+}
+
+/// What is known of containers, so that only new and changed ones are asked for.
+struct Known {
+    client: Client,
+    version: Version,
+    /// By id, with the folder of the sandbox.
+    containers: BTreeMap<String, (Container, Option<PathBuf>)>,
+    /// Ids of those of them that something has happened to since.
+    stale: BTreeSet<String>,
+    /// What was wrong with the last answers.
+    troubles: Vec<String>,
+    /// Whether there has been an answer.
+    looked: bool,
+}
+
+/// What the engine answered.
+struct Look {
+    list: Ids,
+    /// About those of the list that were not known.
+    inspected: Vec<(String, Answer)>,
+}
+
+/// About one container: nothing where it does not run.
+type Answer = Result<Option<(Container, Option<PathBuf>)>, String>;
+
+impl Known {
     /// Asks what runs, and about those that are not known.
-    async fn refresh(&mut self) -> Result<Running, String> {
+    async fn look(&self) -> Result<Look, String> {
         let deadline = Instant::now() + TIMEOUT;
         let path = format!("/v{}/containers/json", self.version.api);
         let list = self.client.get(&path, deadline).await.map_err(why)?;
-        let Ids { ids, odd } = answers::ids(&list).map_err(|why| format!("GET {path}: {why}"))?;
-        let listed: HashSet<&String> = ids.iter().collect();
-        self.containers.retain(|id, _| listed.contains(id));
-        self.stale.retain(|id| listed.contains(id));
-        let unknown: Vec<&String> = listed
+        let list = answers::ids(&list).map_err(|why| format!("GET {path}: {why}"))?;
+        let listed: HashSet<&String> = list.ids.iter().collect();
+        let unknown = listed
             .into_iter()
-            .filter(|id| self.stale.contains(*id) || !self.containers.contains_key(*id))
-            .collect();
-        let this = &*self;
-        let answers: Vec<_> = stream::iter(unknown)
-            .map(|id| async move { (id, this.inspect(id, deadline).await) })
+            .filter(|id| self.stale.contains(*id) || !self.containers.contains_key(*id));
+        let inspected = stream::iter(unknown)
+            .map(|id| async move { (id.clone(), self.inspect(id, deadline).await) })
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        let mut troubles = Vec::new();
-        if odd > 0 {
-            troubles.push(format!("{odd} entries of its list are no containers"));
+        Ok(Look { list, inspected })
+    }
+
+    /// Takes what was answered.
+    fn take(&mut self, look: Look) {
+        let Look { list, inspected } = look;
+        self.looked = true;
+        let listed: HashSet<&String> = list.ids.iter().collect();
+        self.containers.retain(|id, _| listed.contains(id));
+        self.stale.retain(|id| listed.contains(id));
+        self.troubles.clear();
+        if list.odd > 0 {
+            self.troubles.push(format!(
+                "{} entries of its list are no containers",
+                list.odd
+            ));
         }
-        for (id, answer) in answers {
+        for (id, answer) in inspected {
             match answer {
                 Ok(found) => {
-                    self.stale.remove(id);
-                    self.containers.remove(id);
+                    self.stale.remove(&id);
+                    self.containers.remove(&id);
                     self.containers
-                        .extend(found.map(|container| (id.clone(), container)));
+                        .extend(found.map(|container| (id, container)));
                 }
                 // What was known of it is better than nothing.
-                Err(why) => troubles.push(why),
+                Err(why) => self.troubles.push(why),
             }
         }
-        Ok(self.running(troubles))
+        // The same ones give the same words.
+        self.troubles.sort();
     }
 
     /// One container; `None` where it does not run.
-    async fn inspect(
-        &self,
-        id: &str,
-        deadline: Instant,
-    ) -> Result<Option<(Container, Option<PathBuf>)>, String> {
+    async fn inspect(&self, id: &str, deadline: Instant) -> Answer {
         let path = format!("/v{}/containers/{id}/json", self.version.api);
         match self.client.get(&path, deadline).await {
             Ok(answer) => answers::inspected(&answer)
@@ -313,23 +440,25 @@ impl Known {
         }
     }
 
-    fn running(&self, mut troubles: Vec<String>) -> Running {
+    fn running(&self, made: &VecDeque<Made>) -> Running {
         let sandboxes = self.containers.values();
         let mut sandboxes: Vec<PathBuf> = sandboxes
             .filter_map(|(_, sandbox)| sandbox.clone())
             .collect();
         sandboxes.sort();
         sandboxes.dedup();
-        // The same ones give the same words.
-        troubles.sort();
-        let trouble = troubles.first().map(|first| match troubles.len() {
-            1 => first.clone(),
-            many => format!("{first} (and {} more)", many - 1),
-        });
+        let trouble = self
+            .troubles
+            .first()
+            .map(|first| match self.troubles.len() {
+                1 => first.clone(),
+                many => format!("{first} (and {} more)", many - 1),
+            });
         let containers = self.containers.values();
         Running {
             containers: containers.map(|(container, _)| container.clone()).collect(),
             sandboxes,
+            made: made.clone(),
             trouble,
         }
     }
