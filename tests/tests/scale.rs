@@ -272,7 +272,10 @@ fn a_thousand_namespaces() -> anyhow::Result<()> {
         "scale: {NAMESPACES} namespaces made in {:.1?}",
         started.elapsed()
     ));
-    let pause = || Ok(thread::sleep(Duration::from_secs(2)));
+    let pause = || {
+        thread::sleep(Duration::from_secs(2));
+        Ok(())
+    };
     figure(&format!(
         "scale: without netobs: {}",
         meanwhile(&lab, pause)?.1

@@ -29,6 +29,7 @@ use doubts::{doubts, own_doubts};
 pub use lookups::{LookupObserver, Wanted};
 use names::Names;
 use past::Past;
+use presence::Turns;
 pub use routing::RoutingObserver;
 
 use crate::{
@@ -135,7 +136,7 @@ pub struct Observer {
     past: HashMap<NsKey, Past>,
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
-    verified: Instant,
+    turns: Turns,
     /// What is remembered in the kernel of namespaces, by cookie.
     notes: HashMap<u64, Netns>,
     /// Namespaces that were shown for the last time, or are not shown any more, and
@@ -179,7 +180,7 @@ impl Observer {
             past: HashMap::new(),
             rows: BTreeMap::new(),
             gone: Vec::new(),
-            verified: Instant::now(),
+            turns: Turns::default(),
             departed: Vec::new(),
             inherited: false,
             passable: HashMap::new(),
