@@ -19,9 +19,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use common::{SOON, code, count, inside, interface, namespace, observes, ping};
+use common::{SOON, code, count, inside, interface, namespace, observes, ping, warnings};
 use netobs_tests::{Lab, Netns, Output, Proc, figure, poll_until};
 use nix::{sys::signal::Signal, unistd::SysconfVar};
 use serde_json::Value;
@@ -283,6 +283,7 @@ fn a_thousand_namespaces() -> anyhow::Result<()> {
     let mut run = started_with_all(&lab)?;
     steady(&mut run)?;
     counts_exactly(&lab, &mut run)?;
+    looks_again(&lab, &mut run)?;
     one_more(&lab, &mut run)?;
     fifty_less(&lab, &mut run)?;
     mass_stop(&lab, run)?;
@@ -354,6 +355,48 @@ fn icmp_of_all(sample: &Value) -> BTreeMap<&str, [u64; 2]> {
     named(sample)
         .filter_map(|row| Some((row["name"].as_str()?, icmp(row))))
         .collect()
+}
+
+/// The id of a link that `pid` has on the interface `ifindex`.
+fn link_on(pid: u32, ifindex: u64) -> anyhow::Result<String> {
+    let wanted = format!("ifindex:\t{ifindex}");
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // Descriptors come and go.
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let id = text.lines().find_map(|line| line.strip_prefix("link_id:"));
+        if let Some(id) = id.filter(|_| text.lines().any(|line| line == wanted)) {
+            return Ok(id.trim().to_owned());
+        }
+    }
+    bail!("{pid} has no link on {ifindex}")
+}
+
+/// Whatever no event tells of is found out for each of them, though each look takes a
+/// share only.
+fn looks_again(lab: &Lab, run: &mut Run) -> anyhow::Result<()> {
+    let started = Instant::now();
+    lab.shell("ip -n n321 address add 10.99.0.1/32 dev eth0")?;
+    let shown = ["-j", "link", "show", "dev", "v654"];
+    let shown = lab.command("ip").args(shown).json()?;
+    let id = link_on(run.proc.pid(), count(&shown[0], "ifindex"))?;
+    lab.command("bpftool")
+        .args(["link", "detach", "id", &id])
+        .text()?;
+    assert_eq!(hanging(lab)?, 2 * NAMESPACES as usize - 1);
+    run.until("the address", |sample| {
+        interface(sample, "n321", "eth0")["addresses"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|address| address == "10.99.0.1/32"))
+    })?;
+    run.until("the programs' return", |sample| {
+        !warnings(sample, "programs_detached").is_empty()
+    })?;
+    figure(&format!(
+        "scale: a new address and lost programs noticed within {:.1?}",
+        started.elapsed()
+    ));
+    assert_eq!(hanging(lab)?, 2 * NAMESPACES as usize);
+    Ok(())
 }
 
 /// One that comes while all others are there is observed at once.

@@ -149,3 +149,44 @@ impl Observer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::sample::NsKey;
+
+    fn spots(number: u32) -> Vec<Spot> {
+        let spot = |ifindex| Spot {
+            scope: NsKey::Inode(1),
+            ifindex,
+        };
+        (0..number).map(spot).collect()
+    }
+
+    fn after(elapsed: Duration) -> Turns {
+        let at = Instant::now().checked_sub(elapsed);
+        Turns {
+            next: Vec::new(),
+            at: at.expect("the machine runs for longer"),
+        }
+    }
+
+    #[test]
+    fn a_few_are_looked_at_together() {
+        let all = spots(3);
+        assert_eq!(after(VERIFY / 2).take(3, all.iter()), []);
+        assert_eq!(after(VERIFY).take(3, all.iter()), all);
+    }
+
+    #[test]
+    fn many_take_turns_and_nobody_is_left_out() {
+        let all = spots(1000);
+        let mut turns = after(VERIFY / 4);
+        let mut seen = turns.take(1000, all.iter());
+        assert!((250..300).contains(&seen.len()), "{}", seen.len());
+        turns.at = after(VERIFY).at;
+        seen.extend(turns.take(1000, all.iter()));
+        seen.sort_by_key(|spot| spot.ifindex);
+        assert_eq!(seen, all);
+    }
+}
