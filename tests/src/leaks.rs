@@ -31,6 +31,10 @@ impl Snapshot {
         let mut found = BTreeSet::new();
         found.extend(entries("/run/netns", "named namespace", |_| true));
         found.extend(entries("/sys/class/net", "link", |_| true));
+        let expedited = fs::read_to_string("/sys/kernel/rcu_expedited").unwrap_or_default();
+        if !["", "0"].contains(&expedited.trim()) {
+            found.insert(format!("rcu_expedited {}", expedited.trim()));
+        }
         found.extend(entries("/sys/fs/bpf", "pin", |n| n.starts_with("netobs")));
         found.extend(
             holder::folders(tag)

@@ -13,6 +13,7 @@ use crate::{
         gather::{Depth, Machine},
         netlink::Netlink,
         netns, privilege,
+        rcu::Expedited,
     },
 };
 
@@ -72,6 +73,10 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
         let links = links.iter().map(|l| (l.ifindex, l.name.as_str()));
         let left = filters::remove_ours(&netlink, links, &unpinned).await?;
         output::finish(tell(&format!("{}", ns.key()), left))?;
+    }
+    if Expedited::repair() {
+        removed += 1;
+        output::finish(writeln!(out, "put /sys/kernel/rcu_expedited back"))?;
     }
     // Last: by its maps the filters are known.
     let path = crate::render::text::harmless(&pin_path.to_string_lossy());

@@ -252,7 +252,7 @@ pub fn adopt(
         }
     }
     let ids = programs.ids()?;
-    let hangs = handle != 0 || chain::has(interface, ids).unwrap_or(false);
+    let hangs = handle != 0 || chain::has(ifindex, ids).unwrap_or(false);
     if !hangs || is_still(interface, ifindex).is_err() {
         attached.take_off();
         anyhow::bail!("the programs hang on another interface by now");

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use netobs_common::names;
 
-use super::filters;
+use super::{filters, raw_links};
 use crate::{
     model::{
         neighbours::{Neighbours, Program, Via},
@@ -153,15 +153,7 @@ fn name_of(id: u32) -> String {
 ///
 /// # Errors
 /// Where the kernel knows no TCX or the interface is gone.
-pub fn has(interface: &str, [ingress, egress]: [u32; 2]) -> anyhow::Result<bool> {
-    for (direction, id) in [
-        (TcAttachType::Ingress, ingress),
-        (TcAttachType::Egress, egress),
-    ] {
-        let (_revision, programs) = SchedClassifier::query_tcx(interface, direction)?;
-        if !programs.iter().any(|program| program.id() == id) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+pub fn has(ifindex: u32, ours: [u32; 2]) -> anyhow::Result<bool> {
+    let found = raw_links::on(ifindex)?;
+    Ok(found.iter().zip(&ours).all(|(ids, id)| ids.contains(id)))
 }

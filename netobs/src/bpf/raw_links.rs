@@ -1,4 +1,5 @@
-//! Pinned links without aya's types, which lend nobody their descriptors.
+//! Pinned links without aya's types, which lend nobody their descriptors, and what
+//! hangs on an interface without its name, which aya resolves by a socket each time.
 
 use std::{
     ffi::CString,
@@ -19,8 +20,15 @@ use nix::libc;
 const BPF_OBJ_GET: libc::c_long = 7;
 /// `BPF_OBJ_GET_INFO_BY_FD`.
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+/// `BPF_PROG_QUERY`.
+const BPF_PROG_QUERY: libc::c_long = 16;
 /// `BPF_LINK_GET_NEXT_ID`, since Linux 5.8.
 const BPF_LINK_GET_NEXT_ID: libc::c_long = 31;
+/// `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` of `enum bpf_attach_type`, since Linux 6.6.
+const BPF_TCX: [u32; 2] = [46, 47];
+/// `BPF_MPROG_MAX`: no hook has more programs.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/linux/bpf_mprog.h>
+const MOST_PROGRAMS: usize = 64;
 /// `BPF_LINK_DETACH`, since Linux 5.9.
 const BPF_LINK_DETACH: libc::c_long = 34;
 
@@ -43,11 +51,51 @@ pub(super) fn detach(path: &Path) -> io::Result<()> {
         link_fd: u32,
         padding: u32,
     }
-    let attributes = Detach {
+    let mut attributes = Detach {
         link_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
         padding: 0,
     };
-    call(BPF_LINK_DETACH, &attributes).map(drop)
+    call(BPF_LINK_DETACH, &mut attributes).map(drop)
+}
+
+/// The ids of the programs on the TCX hooks of an interface of this thread's namespace:
+/// ingress, egress.
+///
+/// # Errors
+/// Where the kernel knows no TCX or the interface is gone.
+pub(super) fn on(ifindex: u32) -> io::Result<[Vec<u32>; 2]> {
+    let [ingress, egress] = BPF_TCX;
+    Ok([query(ifindex, ingress)?, query(ifindex, egress)?])
+}
+
+fn query(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// The member of `union bpf_attr`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Query {
+        target_ifindex: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        count: u32,
+        padding: u32,
+        prog_attach_flags: u64,
+        link_ids: u64,
+        link_attach_flags: u64,
+        revision: u64,
+    }
+    let mut ids = vec![0; MOST_PROGRAMS];
+    let mut attributes = Query {
+        target_ifindex: ifindex,
+        attach_type,
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: u32::try_from(ids.len()).map_err(io::Error::other)?,
+        ..Query::default()
+    };
+    call(BPF_PROG_QUERY, &mut attributes)?;
+    ids.truncate(attributes.count as usize);
+    Ok(ids)
 }
 
 /// Removes the pin of a link that cannot be detached, as those of tracepoints, and
@@ -85,12 +133,12 @@ fn id(link: &OwnedFd) -> io::Result<u32> {
         info: u64,
     }
     let mut info = Info { kind: 0, id: 0 };
-    let attributes = Ask {
+    let mut attributes = Ask {
         bpf_fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
         info_len: u32::try_from(size_of::<Info>()).map_err(io::Error::other)?,
         info: &raw mut info as u64,
     };
-    call(BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    call(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(info.id)
 }
 
@@ -108,17 +156,7 @@ fn exists(id: u32) -> bool {
         next_id: 0,
         flags: 0,
     };
-    #[expect(unsafe_code, reason = "aya has no call for it")]
-    // SAFETY: the attributes are as long as we say, and ours to be written to.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_LINK_GET_NEXT_ID,
-            &raw mut attributes,
-            size_of::<Next>(),
-        )
-    };
-    result == 0 && attributes.next_id == id
+    call(BPF_LINK_GET_NEXT_ID, &mut attributes).is_ok() && attributes.next_id == id
 }
 
 fn get(path: &Path) -> io::Result<OwnedFd> {
@@ -130,12 +168,12 @@ fn get(path: &Path) -> io::Result<OwnedFd> {
         flags: u32,
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attributes = Get {
+    let mut attributes = Get {
         path: path.as_ptr() as u64,
         fd: 0,
         flags: 0,
     };
-    let fd = call(BPF_OBJ_GET, &attributes)?;
+    let fd = call(BPF_OBJ_GET, &mut attributes)?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     #[expect(unsafe_code, reason = "the kernel gives a number")]
     // SAFETY: it is a new descriptor, and nobody else's.
@@ -143,17 +181,11 @@ fn get(path: &Path) -> io::Result<OwnedFd> {
 }
 
 #[expect(unsafe_code, reason = "aya has no call for it")]
-fn call<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
+fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the attributes are as long as we say, and what they point to lives
     // through the call.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            &raw const *attributes,
-            size_of::<T>(),
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

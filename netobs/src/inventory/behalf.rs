@@ -27,13 +27,17 @@ pub struct Source {
 /// namespaces have behind one interface is nobody's.
 #[must_use]
 pub fn sources(host_links: &[Link], rows: &[Row]) -> HashMap<Source, NsKey> {
+    let masters: HashMap<u32, u32> = host_links
+        .iter()
+        .filter_map(|link| Some((link.ifindex, link.master?)))
+        .collect();
     let mut found: HashMap<Source, Option<NsKey>> = HashMap::new();
     for row in rows.iter().filter(|row| row.kind != Kind::Host) {
         for interface in &row.interfaces {
             let Place::HostEnd { ifindex, .. } = interface.place else {
                 continue;
             };
-            for ifindex in ways_in(host_links, ifindex) {
+            for ifindex in ways_in(&masters, ifindex) {
                 let addresses = interface.addresses.iter().filter_map(|a| parsed(a));
                 for address in addresses.take(ADDRESSES) {
                     found
@@ -51,19 +55,15 @@ pub fn sources(host_links: &[Link], rows: &[Row]) -> HashMap<Source, NsKey> {
 }
 
 /// The host end, the bridge it is a port of, the VRF that this is in.
-fn ways_in(host_links: &[Link], end: u32) -> Vec<u32> {
+fn ways_in(masters: &HashMap<u32, u32>, end: u32) -> Vec<u32> {
     let mut ways = vec![end];
     let mut at = end;
     // Masters do not nest deeper than this, nor in circles.
     for _ in 0..4 {
-        let master = host_links
-            .iter()
-            .find(|link| link.ifindex == at)
-            .and_then(|link| link.master);
-        match master {
-            Some(master) if !ways.contains(&master) => {
-                ways.push(master);
-                at = master;
+        match masters.get(&at) {
+            Some(master) if !ways.contains(master) => {
+                ways.push(*master);
+                at = *master;
             }
             _ => break,
         }

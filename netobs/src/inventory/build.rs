@@ -105,10 +105,10 @@ pub fn rows(facts: &Facts, options: Options) -> Vec<Row> {
         .iter()
         .map(|ns| {
             let containers = containers.get(&ns.inode).map_or(&[][..], Vec::as_slice);
-            namespace(facts, ns, containers, &owners, options)
+            namespace(ns, containers, &owners, options)
         })
         .collect();
-    others.extend(owners.unresolved(facts));
+    others.extend(owners.unresolved());
     others.sort_by_key(|row| row.key);
     rows.extend(others);
     rows
@@ -129,6 +129,8 @@ fn by_inode(containers: &[Container]) -> HashMap<u64, Vec<&Container>> {
 
 /// The ends in our namespace of pairs whose other end is elsewhere.
 struct HostEnds<'a> {
+    /// Names of all interfaces of ours, for those that are masters.
+    names: HashMap<u32, &'a str>,
     by_nsid: BTreeMap<i32, Vec<&'a Link>>,
     /// The same where it is not known where that is.
     unresolved: BTreeMap<i32, Vec<&'a Link>>,
@@ -157,7 +159,9 @@ impl<'a> HostEnds<'a> {
             };
             of.entry(nsid).or_default().push(link);
         }
+        let names = facts.host.links.iter();
         Self {
+            names: names.map(|l| (l.ifindex, l.name.as_str())).collect(),
             by_nsid,
             unresolved,
         }
@@ -168,12 +172,16 @@ impl<'a> HostEnds<'a> {
             .map_or(&[], Vec::as_slice)
     }
 
+    fn name(&self, ifindex: u32) -> Option<String> {
+        self.names.get(&ifindex).map(|name| (*name).to_owned())
+    }
+
     fn contains(&self, link: &Link) -> bool {
         link.is_veth() && link.link_nsid.is_some()
     }
 
     /// Rows for pairs that lead to a namespace which nothing else names.
-    fn unresolved(&self, facts: &Facts) -> Vec<Row> {
+    fn unresolved(&self) -> Vec<Row> {
         self.unresolved
             .iter()
             .map(|(nsid, ends)| Row {
@@ -187,7 +195,7 @@ impl<'a> HostEnds<'a> {
                         .to_owned(),
                 ),
                 members: Vec::new(),
-                interfaces: ends.iter().map(|end| from_host_end(facts, end, None)).collect(),
+                interfaces: ends.iter().map(|end| from_host_end(self, end, None)).collect(),
                 shown: true,
             })
             .collect()
@@ -221,7 +229,6 @@ fn host(facts: &Facts, owners: &HostEnds<'_>, options: Options) -> Row {
 }
 
 fn namespace(
-    facts: &Facts,
     ns: &NamespaceFacts,
     containers: &[&Container],
     owners: &HostEnds<'_>,
@@ -229,10 +236,10 @@ fn namespace(
 ) -> Row {
     let ends = owners.of(ns.nsid);
     let (interfaces, reason) = match &ns.links {
-        Ok(links) => (interfaces(facts, links, ends, options), None),
+        Ok(links) => (interfaces(owners, links, ends, options), None),
         Err(reason) => (
             ends.iter()
-                .map(|end| from_host_end(facts, end, None))
+                .map(|end| from_host_end(owners, end, None))
                 .collect(),
             Some(reason.clone()),
         ),
@@ -308,13 +315,18 @@ fn is_observed(link: &Link, options: Options) -> bool {
 /// The interfaces of a namespace that could be looked into, each with its host
 /// end where it has one. A host end whose inside was not seen (the pair is
 /// newer than the look inside) still gets its line.
-fn interfaces(facts: &Facts, links: &[Link], ends: &[&Link], options: Options) -> Vec<Interface> {
+fn interfaces(
+    owners: &HostEnds<'_>,
+    links: &[Link],
+    ends: &[&Link],
+    options: Options,
+) -> Vec<Interface> {
     let mut unseen: Vec<&Link> = ends.to_vec();
     let mut result = Vec::new();
     for link in links.iter().filter(|link| is_observed(link, options)) {
         let end = unseen.iter().position(|end| is_pair(link, end));
         match end {
-            Some(at) => result.push(from_host_end(facts, unseen.remove(at), Some(link))),
+            Some(at) => result.push(from_host_end(owners, unseen.remove(at), Some(link))),
             // Its host end is about to be seen.
             None if link.settling => {}
             None => result.push(inside(link)),
@@ -323,7 +335,7 @@ fn interfaces(facts: &Facts, links: &[Link], ends: &[&Link], options: Options) -
     result.extend(
         unseen
             .into_iter()
-            .map(|end| from_host_end(facts, end, None)),
+            .map(|end| from_host_end(owners, end, None)),
     );
     result
 }
@@ -347,15 +359,7 @@ fn is_pair(inside: &Link, end: &Link) -> bool {
         && inside.link.unwrap_or(inside.ifindex) == end.ifindex
 }
 
-fn from_host_end(facts: &Facts, end: &Link, inside: Option<&Link>) -> Interface {
-    let master = end.master.and_then(|index| {
-        facts
-            .host
-            .links
-            .iter()
-            .find(|link| link.ifindex == index)
-            .map(|link| link.name.clone())
-    });
+fn from_host_end(owners: &HostEnds<'_>, end: &Link, inside: Option<&Link>) -> Interface {
     Interface {
         name: inside.map(|link| link.name.clone()),
         ifindex: inside.map_or(end.link, |link| Some(link.ifindex)),
@@ -364,7 +368,7 @@ fn from_host_end(facts: &Facts, end: &Link, inside: Option<&Link>) -> Interface 
         peer: Some(Peer {
             name: end.name.clone(),
             ifindex: end.ifindex,
-            master,
+            master: end.master.and_then(|index| owners.name(index)),
         }),
         nsid: end.link_nsid,
         place: Place::HostEnd {

@@ -23,7 +23,7 @@ use crate::{
         counters::Directions,
         sample::{self, Hook, NsKey},
     },
-    world::{gather::Machine, netns},
+    world::{gather::Machine, netns, rcu::Expedited},
 };
 
 impl Observer {
@@ -96,6 +96,9 @@ impl Observer {
                 .map(|(spot, observed)| (spot.ifindex, observed.attached.handle))
                 .collect(),
         };
+        if self.settings.expedite && Expedited::repair() {
+            info!("put /sys/kernel/rcu_expedited back, which a killed netobs had left set");
+        }
         match filters::remove_ours(machine.netlink(), links, &unpinned).await {
             Ok(left) => left.removed.iter().for_each(|what| {
                 info!("removed what a killed netobs left: {what}");

@@ -29,6 +29,7 @@ use doubts::{doubts, own_doubts};
 pub use lookups::{LookupObserver, Wanted};
 use names::Names;
 use past::Past;
+use presence::Turns;
 pub use routing::RoutingObserver;
 
 use crate::{
@@ -138,7 +139,7 @@ pub struct Observer {
     past: HashMap<NsKey, Past>,
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
-    verified: Instant,
+    turns: Turns,
     /// What is remembered in the kernel of namespaces, by cookie.
     notes: HashMap<u64, Netns>,
     /// How often one found no room there.
@@ -202,7 +203,7 @@ impl Observer {
             // As an earlier one knew them: they keep their names until an engine has told.
             rows,
             gone: Vec::new(),
-            verified: Instant::now(),
+            turns: Turns::default(),
             departed: Vec::new(),
             inherited: false,
             passable: HashMap::new(),

@@ -1,7 +1,10 @@
 //! Whether our programs still hang where they were hung: others may delete a qdisc
 //! or detach a link.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use log::{debug, info};
@@ -9,25 +12,58 @@ use log::{debug, info};
 use super::{Observer, Spot};
 use crate::{
     bpf::{attach::Attached, chain, filters},
-    model::sample::{Hook, Warning},
+    model::sample::{Hook, NsKey, Warning},
     world::{gather::Machine, netlink::Netlink, netns},
 };
 
-/// Between looks.
+/// In this time every interface is looked at.
 const VERIFY: Duration = Duration::from_secs(2);
+/// Up to so many are looked at together. Of more, each look takes a share: what waits
+/// for it does not wait for all.
+const FEW: usize = 16;
+
+/// Whose turn it is to be looked at.
+pub(super) struct Turns {
+    next: Vec<Spot>,
+    at: Instant,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self {
+            next: Vec::new(),
+            at: Instant::now(),
+        }
+    }
+}
+
+impl Turns {
+    /// Those of the `number` spots `all` whose turn it is.
+    fn take<'a>(&mut self, number: usize, all: impl Iterator<Item = &'a Spot>) -> Vec<Spot> {
+        let elapsed = self.at.elapsed().min(VERIFY);
+        if number <= FEW && elapsed < VERIFY {
+            return Vec::new();
+        }
+        self.at = Instant::now();
+        if self.next.is_empty() || number <= FEW {
+            self.next = all.copied().collect();
+        }
+        let share = elapsed.as_secs_f64() / VERIFY.as_secs_f64() * number as f64;
+        let left = self.next.len().saturating_sub(share.ceil() as usize);
+        self.next.split_off(left)
+    }
+}
 
 impl Observer {
     /// Looks whether our programs still hang where they should, and hangs them there
     /// again: qdiscs and links may be taken away by others. Slot and baseline stay,
     /// so that what passed meanwhile is unaccounted for all to see.
     pub(super) async fn verify(&mut self, machine: &Machine) {
-        if self.verified.elapsed() < VERIFY {
-            return;
-        }
-        self.verified = Instant::now();
-        let spots: Vec<Spot> = self.observed.keys().copied().collect();
+        let spots = self.turns.take(self.observed.len(), self.observed.keys());
+        let mut ids = HashMap::new();
         for spot in spots {
-            if self.still_hangs(spot, machine).await.unwrap_or(true) {
+            let still = self.still_hangs(spot, machine, &mut ids).await;
+            if still.unwrap_or(true) {
                 continue;
             }
             let Some(observed) = self.observed.get_mut(&spot) else {
@@ -68,16 +104,24 @@ impl Observer {
         }
     }
 
-    /// Whether the programs of `spot` hang there; an error is no answer.
-    async fn still_hangs(&mut self, spot: Spot, machine: &Machine) -> anyhow::Result<bool> {
-        let ids = self.programs(spot.scope)?.ids()?;
+    /// Whether the programs of `spot` hang there; an error is no answer. `known` keeps
+    /// the kernel's ids of the programs from spot to spot.
+    async fn still_hangs(
+        &mut self,
+        spot: Spot,
+        machine: &Machine,
+        known: &mut HashMap<NsKey, [u32; 2]>,
+    ) -> anyhow::Result<bool> {
+        let ids = match known.entry(spot.scope) {
+            Entry::Occupied(ids) => *ids.get(),
+            Entry::Vacant(none) => *none.insert(self.programs(spot.scope)?.ids()?),
+        };
         let observed = self.observed.get(&spot).context("not observed")?;
-        let name = observed.interface.place.name();
         let hook = observed.attached.hook;
         if spot.scope == self.host_key {
             return match hook {
                 Hook::Clsact => Ok(filters::have(machine.netlink(), spot.ifindex, ids).await),
-                Hook::Tcx | Hook::None => chain::has(name, ids),
+                Hook::Tcx | Hook::None => chain::has(spot.ifindex, ids),
             };
         }
         let path = machine.path_of(spot.scope).context("it has ended")?;
@@ -87,7 +131,7 @@ impl Observer {
                 let (netlink, _) = Netlink::open_in(&file)?;
                 Ok(filters::have(&netlink, spot.ifindex, ids).await)
             }
-            Hook::Tcx | Hook::None => netns::within(&file, || chain::has(name, ids))?,
+            Hook::Tcx | Hook::None => netns::within(&file, || chain::has(spot.ifindex, ids))?,
         }
     }
 
@@ -108,5 +152,46 @@ impl Observer {
                 observed.detached
             ),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::sample::NsKey;
+
+    fn spots(number: u32) -> Vec<Spot> {
+        let spot = |ifindex| Spot {
+            scope: NsKey::Inode(1),
+            ifindex,
+        };
+        (0..number).map(spot).collect()
+    }
+
+    fn after(elapsed: Duration) -> Turns {
+        let at = Instant::now().checked_sub(elapsed);
+        Turns {
+            next: Vec::new(),
+            at: at.expect("the machine runs for longer"),
+        }
+    }
+
+    #[test]
+    fn a_few_are_looked_at_together() {
+        let all = spots(3);
+        assert_eq!(after(VERIFY / 2).take(3, all.iter()), []);
+        assert_eq!(after(VERIFY).take(3, all.iter()), all);
+    }
+
+    #[test]
+    fn many_take_turns_and_nobody_is_left_out() {
+        let all = spots(1000);
+        let mut turns = after(VERIFY / 4);
+        let mut seen = turns.take(1000, all.iter());
+        assert!((250..300).contains(&seen.len()), "{}", seen.len());
+        turns.at = after(VERIFY).at;
+        seen.extend(turns.take(1000, all.iter()));
+        seen.sort_by_key(|spot| spot.ifindex);
+        assert_eq!(seen, all);
     }
 }

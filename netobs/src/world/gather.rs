@@ -26,6 +26,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// What is known of the inside of a namespace is looked at again after this
 /// time even if nothing told of a change there.
 const STALE: Duration = Duration::from_secs(5);
+/// Up to so many namespaces are looked into at once when they are stale. Of more, each
+/// periodic look takes a share: what waits for it does not wait for all.
+const FEW: usize = 16;
 /// Folders of sandboxes that are looked into: an engine has one.
 const MOST_SANDBOXES: usize = 64;
 
@@ -53,6 +56,8 @@ pub struct Machine {
     recognised: Vec<Container>,
     sandboxes: Vec<PathBuf>,
     namespaces: BTreeMap<u64, Visited>,
+    /// Inodes of `namespaces`.
+    inodes: HashMap<NsKey, u64>,
     host_links: Vec<Link>,
     seen: HashMap<u32, Seen>,
     /// Interfaces inside namespaces whose other end here was not seen, since when.
@@ -86,7 +91,7 @@ struct Visited {
     path: PathBuf,
     /// The pairs between us and it when it was looked into: index here, index
     /// there. Indexes here grow, so another pair is another pair of numbers.
-    pairs: HashSet<(u32, u32)>,
+    pairs: Pairs,
     at: Instant,
     cgroups: Option<Cgroups>,
 }
@@ -143,6 +148,9 @@ impl Cgroups {
     }
 }
 
+/// Pairs between us and a namespace.
+type Pairs = HashSet<(u32, u32)>;
+
 impl Machine {
     /// Opens what is needed to look at it.
     ///
@@ -162,6 +170,7 @@ impl Machine {
             recognised: Vec::new(),
             sandboxes: Vec::new(),
             namespaces: BTreeMap::new(),
+            inodes: HashMap::new(),
             host_links: Vec::new(),
             seen: HashMap::new(),
             unpaired: HashMap::new(),
@@ -211,10 +220,11 @@ impl Machine {
         if self.host_key() == key {
             return Some(netns::OWN.into());
         }
-        self.namespaces
-            .values()
-            .find(|visited| visited.facts.key() == key)
-            .map(|visited| visited.path.clone())
+        self.visited(key).map(|visited| visited.path.clone())
+    }
+
+    fn visited(&self, key: NsKey) -> Option<&Visited> {
+        self.namespaces.get(self.inodes.get(&key)?)
     }
 
     /// Key of our own namespace.
@@ -372,15 +382,18 @@ impl Machine {
     /// yet: the one place was looked at before the pair was made, the other after.
     fn settle_inside(&mut self) {
         let now = Instant::now();
+        let ends: HashSet<(Option<i32>, u32)> = self
+            .host_links
+            .iter()
+            .filter(|end| end.is_veth())
+            .map(|end| (end.link_nsid, end.ifindex))
+            .collect();
         let mut unpaired = HashMap::new();
         for (inode, visited) in &mut self.namespaces {
             let nsid = visited.facts.nsid;
             for link in visited.facts.links.iter_mut().flatten() {
-                let seen = self.host_links.iter().any(|end| {
-                    end.is_veth()
-                        && end.link_nsid == nsid
-                        && link.link.unwrap_or(link.ifindex) == end.ifindex
-                });
+                let end = link.link.unwrap_or(link.ifindex);
+                let seen = ends.contains(&(nsid, end));
                 link.settling = false;
                 // What was so before us stays so.
                 if link.peer_here && !seen && self.looked {
@@ -414,6 +427,7 @@ impl Machine {
             }
         }
         if glimpsed {
+            self.index();
             self.recognise();
         }
         glimpsed
@@ -498,19 +512,22 @@ impl Machine {
             .retain(|inode, _| !processes || found.contains_key(inode));
 
         let mut again = None;
+        let pairs = self.pairs();
+        let none = Pairs::new();
+        let pairs = |nsid: Option<i32>| nsid.and_then(|nsid| pairs.get(&nsid)).unwrap_or(&none);
+        let stale = self.stale(depth);
         for (inode, found) in found {
             let old = self.namespaces.get(&inode);
             let look = old.is_none_or(|visited| {
                 let moved = found.process.is_some() && visited.facts.process != found.process;
                 let linked = strangers && visited.facts.nsid.is_none();
-                let stale = depth == Depth::Periodic && visited.at.elapsed() >= STALE;
                 // Inodes come back: by another name it may be another namespace.
                 let renamed = visited.facts.names != found.names;
                 moved
                     || linked
-                    || stale
                     || renamed
-                    || visited.pairs != self.pairs(visited.facts.nsid)
+                    || stale.contains(&inode)
+                    || visited.pairs != *pairs(visited.facts.nsid)
             });
             let process = found
                 .process
@@ -543,7 +560,7 @@ impl Machine {
                         inode,
                         Visited {
                             cgroups: old.and_then(|old| old.cgroups),
-                            pairs: self.pairs(facts.nsid),
+                            pairs: pairs(facts.nsid).clone(),
                             facts,
                             path,
                             at: Instant::now(),
@@ -556,6 +573,7 @@ impl Machine {
                 }
             }
         }
+        self.index();
         self.recognise();
     }
 
@@ -582,6 +600,33 @@ impl Machine {
         found.any(|inode| *inode != self.own_inode && !self.namespaces.contains_key(inode))
     }
 
+    fn index(&mut self) {
+        self.inodes = self
+            .namespaces
+            .iter()
+            .map(|(inode, visited)| (visited.facts.key(), *inode))
+            .collect();
+    }
+
+    /// Namespaces that were not looked into for long.
+    fn stale(&self, depth: Depth) -> HashSet<u64> {
+        if depth == Depth::Event {
+            return HashSet::new();
+        }
+        let ages = self.namespaces.iter();
+        let mut oldest: Vec<(Instant, u64)> =
+            ages.map(|(inode, visited)| (visited.at, *inode)).collect();
+        if oldest.len() <= FEW {
+            oldest.retain(|(at, _)| at.elapsed() >= STALE);
+        } else {
+            // One periodic look per second makes all of them in this time.
+            let share = oldest.len().div_ceil(STALE.as_secs() as usize);
+            oldest.sort_unstable();
+            oldest.truncate(share);
+        }
+        oldest.into_iter().map(|(_, inode)| inode).collect()
+    }
+
     fn scan(&self, processes: bool) -> scan::Scan {
         scan::Scan::new(self.sandboxes.iter().map(PathBuf::as_path), processes)
     }
@@ -601,13 +646,16 @@ impl Machine {
         }
     }
 
-    /// The pairs between us and the namespace `nsid`.
-    fn pairs(&self, nsid: Option<i32>) -> HashSet<(u32, u32)> {
-        self.host_links
-            .iter()
-            .filter(|link| link.is_veth() && link.link_nsid.is_some() && link.link_nsid == nsid)
-            .map(|link| (link.ifindex, link.link.unwrap_or(link.ifindex)))
-            .collect()
+    /// The pairs between us and others, by the id of the namespace that they lead to.
+    fn pairs(&self) -> HashMap<i32, Pairs> {
+        let mut pairs: HashMap<i32, Pairs> = HashMap::new();
+        for link in self.host_links.iter().filter(|link| link.is_veth()) {
+            if let Some(nsid) = link.link_nsid {
+                let pair = (link.ifindex, link.link.unwrap_or(link.ifindex));
+                pairs.entry(nsid).or_default().insert(pair);
+            }
+        }
+        pairs
     }
 
     async fn visit(&self, inode: u64, path: &std::path::Path) -> Result<NamespaceFacts, Ended> {
@@ -670,10 +718,7 @@ impl Machine {
     /// changes there by it, and not at all where there is none.
     #[must_use]
     pub fn nsid_of(&self, key: NsKey) -> Option<i32> {
-        self.namespaces
-            .values()
-            .find(|visited| visited.facts.key() == key)
-            .and_then(|visited| visited.facts.nsid)
+        self.visited(key).and_then(|visited| visited.facts.nsid)
     }
 
     /// Names of the interfaces of the namespace `key`, by index.
@@ -682,9 +727,7 @@ impl Machine {
         let links = if key == self.host_key() {
             Some(&self.host_links)
         } else {
-            self.namespaces
-                .values()
-                .find(|visited| visited.facts.key() == key)
+            self.visited(key)
                 .and_then(|visited| visited.facts.links.as_ref().ok())
         };
         links

@@ -47,6 +47,19 @@ mod sockopt {
 /// # Errors
 /// Where it cannot be opened or is no namespace file (`InvalidInput`).
 pub fn open(path: &Path) -> io::Result<File> {
+    let place = place(path)?;
+    File::open(format!("/proc/thread-self/fd/{}", place.as_raw_fd()))
+}
+
+/// The inode of the namespace that the file at `path` leads to; the file is not opened.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn inode_at(path: &Path) -> io::Result<u64> {
+    inode(&place(path)?)
+}
+
+fn place(path: &Path) -> io::Result<File> {
     let place = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH)
@@ -57,7 +70,7 @@ pub fn open(path: &Path) -> io::Result<File> {
             "not a namespace file",
         ));
     }
-    File::open(format!("/proc/thread-self/fd/{}", place.as_raw_fd()))
+    Ok(place)
 }
 
 /// The inode of an open namespace file.

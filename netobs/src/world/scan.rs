@@ -61,7 +61,7 @@ impl Scan {
 
     fn folder(&mut self, folder: &Path, named: bool) {
         for path in entries(folder) {
-            match netns::open(&path).and_then(|file| netns::inode(&file)) {
+            match netns::inode_at(&path) {
                 Ok(inode) => {
                     let found = self.found.entry(inode).or_default();
                     if found.path.as_os_str().is_empty() {
