@@ -121,7 +121,7 @@ fn room_that_comes_free_is_used() -> anyhow::Result<()> {
     let lab = Lab::new()?;
     connected(&lab, 0..5)?;
     let args = ["watch", "--output=json", "--interval=200ms"];
-    let proc = limited(&lab, "96:96", &args)?.start()?;
+    let proc = limited(&lab, "112:112", &args)?.start()?;
     let mut watch = Watch { proc };
     watch.until("the first five", |sample| {
         row_names(sample).len() == 6 && observed(sample) == 5

@@ -8,6 +8,8 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Seek as _, Write as _},
+    thread,
+    time::Duration,
 };
 
 use nix::fcntl::{Flock, FlockArg};
@@ -19,10 +21,13 @@ const NORMAL: &str = "/sys/kernel/rcu_normal";
 /// netobs has left is known. (Administrators write 1.)
 const OURS: &str = "28271";
 
+/// How often to try for a lock that is held for a moment.
+const ATTEMPTS: usize = 5;
+
 /// Grace periods are expedited as long as this lives.
 #[derive(Debug)]
 pub struct Expedited {
-    file: Flock<File>,
+    file: Option<Flock<File>>,
 }
 
 /// What stands in the way of expediting, if anything does.
@@ -46,41 +51,64 @@ pub fn obstacle() -> Result<(), String> {
 
 impl Expedited {
     /// Sets it; `None` where that is not possible or not wanted: then things
-    /// take longer, and no more.
+    /// take longer, and no more. Several netobs may have it set at a time: the last
+    /// one puts it back.
     #[must_use]
     pub fn begin() -> Option<Self> {
         if let Err(why) = obstacle() {
             log::debug!("grace periods stay as they are: {why}");
             return None;
         }
-        let file = OpenOptions::new().write(true).open(EXPEDITED).ok()?;
-        // Another netobs that has set it will put it back: of two that did,
-        // the second would put back the first one's.
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
-        // Looked at before the lock was ours.
+        let mut file = lock(File::options().write(true).open(EXPEDITED).ok()?)?;
+        // Another one may have put it back since we looked, or somebody set it.
         obstacle().ok()?;
-        let mut expedited = Self { file };
-        expedited.write(OURS).ok()?;
-        Some(expedited)
+        write(&mut file, OURS).ok()?;
+        Some(Self { file: Some(file) })
     }
 
     /// Puts back what a killed netobs has left set; whether there was anything.
     #[must_use]
     pub fn repair() -> bool {
-        let left = fs::read_to_string(EXPEDITED).is_ok_and(|text| text.trim() == OURS);
-        // Going out of scope puts it back. Where a living one has it, it will.
-        left && Self::begin().is_some()
+        // Going out of scope puts it back, unless a living one has it.
+        is_ours() && Self::begin().is_some() && !is_ours()
     }
+}
 
-    fn write(&mut self, value: &str) -> io::Result<()> {
-        self.file.rewind()?;
-        self.file.write_all(value.as_bytes())
+/// For sharing with others that have it set. Who puts it back has it alone, and for a
+/// moment only.
+fn lock(mut file: File) -> Option<Flock<File>> {
+    for _ in 0..ATTEMPTS {
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(locked) => return Some(locked),
+            Err((back, _)) => file = back,
+        }
+        thread::sleep(Duration::from_millis(1));
     }
+    None
+}
+
+fn is_ours() -> bool {
+    fs::read_to_string(EXPEDITED).is_ok_and(|text| text.trim() == OURS)
+}
+
+fn write(file: &mut File, value: &str) -> io::Result<()> {
+    file.rewind()?;
+    file.write_all(value.as_bytes())
 }
 
 impl Drop for Expedited {
     fn drop(&mut self) {
-        if let Err(error) = self.write("0") {
+        let Some(file) = self.file.take() else { return };
+        let alone = file.unlock().map_err(|(_, error)| error).and_then(|file| {
+            Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)
+        });
+        // Another one has it, and will put it back.
+        let Ok(mut file) = alone else { return };
+        // Somebody may have set it for good meanwhile.
+        if !is_ours() {
+            return;
+        }
+        if let Err(error) = write(&mut file, "0") {
             log::warn!("{EXPEDITED} stays set: {error}; `echo 0 > {EXPEDITED}` puts it back");
         }
     }
