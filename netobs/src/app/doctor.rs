@@ -171,10 +171,7 @@ fn lookups() -> Check {
 
 fn expedite() -> Check {
     match rcu::obstacle() {
-        Ok(()) => ok(
-            "rcu",
-            "attaching to many interfaces at once sets rcu_expedited for that moment",
-        ),
+        Ok(()) => ok("rcu", "attaching sets rcu_expedited for that moment"),
         Err(why) => limited(
             "rcu",
             why,

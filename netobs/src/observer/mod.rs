@@ -247,6 +247,7 @@ impl Observer {
         if let Some(observed) = self.observed.get_mut(&spot)
             && observed.fresh
             && observed.lag.is_none()
+            && matches!(observed.interface.place, Place::HostEnd { .. })
         {
             let lag = observed.attached_at.saturating_duration_since(at);
             observed.lag = Some(lag);
@@ -473,7 +474,9 @@ impl Observer {
                     debug!("owner of slot {slot}: {error:#}");
                 }
                 observed.attached_at = Instant::now();
-                if spot.scope == self.host_key && observed.fresh {
+                // The host's own interfaces are left to settle first.
+                let is_end = matches!(interface.place, Place::HostEnd { .. });
+                if is_end && observed.fresh {
                     let since = self.passable.get(&spot.ifindex);
                     observed.lag = since.map(Instant::elapsed);
                     observed.lag.into_iter().for_each(|lag| self.lags.add(lag));
