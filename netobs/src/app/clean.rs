@@ -86,6 +86,7 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
             eprintln!("netobs: the pins in {path} belong to a netobs that is running and stay");
         }
         Found::Left(folder) => {
+            let _expedited = Expedited::begin();
             folder.remove()?;
             removed += 1;
             output::finish(writeln!(out, "removed the pins in {path}"))?;

@@ -24,6 +24,7 @@ use aya::{
     Pod,
     maps::{Array, MapData},
 };
+use log::debug;
 use netobs_common::{ABI_VERSION, Meta, names, routes};
 use nix::{
     errno::Errno,
@@ -34,7 +35,7 @@ use nix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{attach::HOOKS, object};
+use super::{attach::HOOKS, object, raw_links};
 
 /// Where pins are unless `--pin-path` says otherwise.
 pub const USUAL: &str = "/sys/fs/bpf/netobs";
@@ -380,6 +381,13 @@ impl Part {
             for name in entries(folder)? {
                 let path = folder.join(&name);
                 if !path.is_dir() {
+                    // Off before this returns; links of tracepoints cannot be detached, and
+                    // what is no link neither.
+                    if folder.ends_with(LINKS)
+                        && let Err(error) = raw_links::detach(&path)
+                    {
+                        debug!("{}: {error}", path.display());
+                    }
                     remove_file(&path)?;
                 }
             }
