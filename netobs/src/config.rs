@@ -84,7 +84,7 @@ pub struct Watch {
     pub pace: Pace,
     /// Interfaces to make room for; `None` for what fits.
     pub max_interfaces: Option<u32>,
-    /// Shorten RCU grace periods while many programs come or go.
+    /// Shorten RCU grace periods while programs come or go.
     pub expedite: bool,
     /// Observe route lookups.
     pub lookups: bool,

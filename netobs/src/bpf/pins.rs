@@ -184,7 +184,7 @@ impl PinFolder {
             found.mode() & 0o7777
         );
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            // One that was removed while we waited for nobody.
+            // Whoever removes it had the lock until now.
             Ok(_) if fs::metadata(path).map_or(true, |now| now.ino() != found.ino()) => {
                 bail!("{} is being removed: try again", path.display())
             }
@@ -428,8 +428,8 @@ pub(super) fn digest(object: &[u8], settings: &[u64]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Now, in nanoseconds since 1970.
-pub(super) fn since_1970(time: SystemTime) -> u64 {
+/// `time` in nanoseconds since 1970.
+pub(crate) fn since_1970(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

@@ -23,7 +23,7 @@ use crate::{
         counters::Directions,
         sample::{self, Hook, NsKey},
     },
-    world::{gather::Machine, netns, rcu::Expedited},
+    world::{gather::Machine, rcu::Expedited},
 };
 
 impl Observer {
@@ -223,29 +223,6 @@ impl Observer {
                 before_attach: last_baseline(owner),
                 ..described(&interface(owner))
             });
-    }
-
-    /// Runs `work` in the namespace that `spot` is in.
-    fn inside_of<T: Send>(
-        &mut self,
-        spot: Spot,
-        machine: &Machine,
-        work: impl FnOnce(&mut crate::bpf::object::Programs) -> anyhow::Result<T> + Send,
-    ) -> anyhow::Result<T> {
-        let in_host = spot.scope == self.host_key;
-        let path = machine.path_of(spot.scope);
-        let programs = self.programs(spot.scope)?;
-        if in_host {
-            return work(programs);
-        }
-        let path = path.ok_or_else(|| anyhow::anyhow!("the namespace has ended"))?;
-        let file = netns::open(&path)?;
-        netns::within(&file, || {
-            if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
-                anyhow::ensure!(expected == cookie, "the namespace has ended");
-            }
-            work(programs)
-        })?
     }
 }
 

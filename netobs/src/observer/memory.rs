@@ -1,14 +1,12 @@
 //! What is written into maps for others: readers of the maps, and the netobs that
 //! finds them pinned.
 
-use std::time::SystemTime;
-
 use log::debug;
 use netobs_common::{Before, NETNS_NAME, Netns, Record, SlotOwner};
 
 use super::{Observed, Observer, Spot};
 use crate::{
-    bpf::qdisc,
+    bpf::{pins, qdisc},
     inventory::build::Row,
     model::{
         baseline::Baseline,
@@ -63,7 +61,7 @@ impl Observer {
             ifindex: observed.interface.ifindex.unwrap_or(0),
             hook_ifindex: spot.ifindex,
             name: interface_name(observed.interface.name.as_deref().unwrap_or_default()),
-            since: nanoseconds(observed.since),
+            since: pins::since_1970(observed.since),
             before,
             flags: fast | own_qdisc,
             handle: observed.attached.handle,
@@ -201,13 +199,6 @@ fn interface_name(text: &str) -> [u8; 16] {
         *to = from;
     }
     name
-}
-
-fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    })
 }
 
 fn before(baseline: Option<&Directions<Baseline>>) -> ([Before; 2], u32) {

@@ -65,7 +65,7 @@ pub struct Settings {
     pub max_interfaces: Option<u32>,
     /// Which rows to observe.
     pub selection: Selection,
-    /// Shorten RCU grace periods while many programs come or go.
+    /// Shorten RCU grace periods while programs come or go.
     pub expedite: bool,
     /// Where programs, links and maps live on without us.
     pub pins: Option<Arc<PinFolder>>,
@@ -495,28 +495,36 @@ impl Observer {
     /// Attaches the programs of `spot`, in the namespace that it is in.
     fn hang(&mut self, spot: Spot, name: &str, machine: &Machine) -> anyhow::Result<Attached> {
         let mode = self.settings.tc_mode;
-        let in_host = spot.scope == self.host_key;
-        let path = machine.path_of(spot.scope);
-        let programs = self.programs(spot.scope)?;
         let mut made_qdisc = false;
-        let mut attach = |programs: &mut Programs| {
+        let result = self.inside_of(spot, machine, |programs| {
             attach::attach(programs, name, spot.ifindex, mode, &mut made_qdisc)
-        };
-        let result = if in_host {
-            attach(programs)
-        } else {
-            let file = netns::open(&path.context("the namespace has ended")?)?;
-            netns::within(&file, || {
-                if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
-                    anyhow::ensure!(expected == cookie, "the namespace has ended");
-                }
-                attach(programs)
-            })?
-        };
+        });
         if made_qdisc {
             self.made_qdiscs.insert(spot);
         }
         result
+    }
+
+    /// Runs `work` with the programs of `spot`, in the namespace that it is in.
+    fn inside_of<T: Send>(
+        &mut self,
+        spot: Spot,
+        machine: &Machine,
+        work: impl FnOnce(&mut Programs) -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        let in_host = spot.scope == self.host_key;
+        let path = machine.path_of(spot.scope);
+        let programs = self.programs(spot.scope)?;
+        if in_host {
+            return work(programs);
+        }
+        let file = netns::open(&path.context("the namespace has ended")?)?;
+        netns::within(&file, || {
+            if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
+                anyhow::ensure!(expected == cookie, "the namespace has ended");
+            }
+            work(programs)
+        })?
     }
 
     /// Takes the programs off `spot` and remembers what they counted.

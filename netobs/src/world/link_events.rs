@@ -9,26 +9,15 @@ use std::{io, thread, time::Instant};
 use bytes::BytesMut;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkFlags};
-use nix::{
-    libc,
-    sys::socket::{
-        setsockopt,
-        sockopt::{RcvBuf, RcvBufForce},
-    },
-};
-use rtnetlink::{
-    MulticastGroup,
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
-};
+use nix::libc;
+use rtnetlink::{MulticastGroup, sys::Socket};
 use tokio::sync::mpsc;
 
-use super::netlink;
+use super::{
+    multicast::{self, DATAGRAM_BYTES},
+    netlink,
+};
 use crate::inventory::facts::Link;
-
-/// Room for events that wait to be read.
-const BUFFER_BYTES: usize = 4 << 20;
-/// Longest datagram: the kernel's are no longer than a page or two.
-const DATAGRAM_BYTES: usize = 64 << 10;
 
 /// Something happened to a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,11 +54,7 @@ pub struct Heard {
 /// # Errors
 /// Where the socket or the thread cannot be made.
 pub fn listen() -> io::Result<mpsc::UnboundedReceiver<Heard>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind(&SocketAddr::new(0, 1 << (MulticastGroup::Link as u32 - 1)))?;
-    // Beyond the system's limit where we may, else up to it.
-    setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)
-        .or_else(|_| setsockopt(&socket, RcvBuf, &BUFFER_BYTES))?;
+    let socket = multicast::subscribe(&[MulticastGroup::Link])?;
     let (sender, receiver) = mpsc::unbounded_channel();
     thread::Builder::new()
         .name("link-events".to_owned())
@@ -102,20 +87,13 @@ fn follow(socket: &Socket, sender: &mpsc::UnboundedSender<Heard>) {
 }
 
 /// The events in a datagram. One that cannot be read is a change of some kind.
-fn events(mut datagram: &[u8]) -> Vec<LinkEvent> {
-    let mut events = Vec::new();
-    while !datagram.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram);
-        let length = message.as_ref().map_or(0, |m| m.header.length as usize);
-        events.extend(message.map_or(Some(LinkEvent::Other), |message| event(&message)));
-        // Messages begin at multiples of four bytes.
-        let next = length.next_multiple_of(4);
-        if next == 0 {
-            break;
-        }
-        datagram = datagram.get(next..).unwrap_or_default();
-    }
-    events
+fn events(datagram: &[u8]) -> Vec<LinkEvent> {
+    multicast::messages(datagram)
+        .filter_map(|message| match message {
+            Some(message) => event(&message),
+            None => Some(LinkEvent::Other),
+        })
+        .collect()
 }
 
 fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {

@@ -5,6 +5,7 @@ pub mod engine;
 pub mod gather;
 pub mod limits;
 pub mod link_events;
+mod multicast;
 pub mod netlink;
 pub mod netns;
 pub mod offload;

@@ -1,4 +1,4 @@
-//! Shorter RCU grace periods while many programs are attached or detached.
+//! Shorter RCU grace periods while programs are attached or detached.
 //!
 //! Each TCX attach and detach waits for a grace period while it holds the lock
 //! of all link operations: some 9 ms each, one after the other, and nobody else

@@ -6,29 +6,20 @@ use std::{
     os::fd::AsRawFd as _,
 };
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::{
     cmsg_space, libc,
-    sys::socket::{
-        ControlMessageOwned, MsgFlags, NetlinkAddr, recvmsg, setsockopt,
-        sockopt::{RcvBuf, RcvBufForce},
-    },
+    sys::socket::{ControlMessageOwned, MsgFlags, NetlinkAddr, recvmsg},
 };
-use rtnetlink::{
-    MulticastGroup,
-    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
-};
+use rtnetlink::{MulticastGroup, sys::Socket};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::netlink;
+use super::{
+    multicast::{self, DATAGRAM_BYTES},
+    netlink,
+};
 use crate::model::route::Route;
-
-/// Room for events that wait to be read: a routing daemon changes thousands of
-/// routes at once.
-const BUFFER_BYTES: usize = 4 << 20;
-/// Longest datagram: the kernel's are no longer than a page or two.
-const DATAGRAM_BYTES: usize = 64 << 10;
 
 /// Something happened to the routing of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,9 +56,7 @@ impl RouteEvents {
     /// # Errors
     /// Where the socket cannot be made.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.set_non_blocking(true)?;
-        let groups = [
+        let socket = multicast::subscribe(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
@@ -75,15 +64,9 @@ impl RouteEvents {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv6Route,
             MulticastGroup::Ipv6Rule,
-        ];
-        let mask = groups
-            .iter()
-            .fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
-        socket.bind(&SocketAddr::new(0, mask))?;
+        ])?;
+        socket.set_non_blocking(true)?;
         let hears_others = socket.set_listen_all_namespaces(true).is_ok();
-        // Beyond the system's limit where we may, else up to it.
-        setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)
-            .or_else(|_| setsockopt(&socket, RcvBuf, &BUFFER_BYTES))?;
         #[expect(
             unsafe_code,
             reason = "tokio wants a promise about the file descriptor"
@@ -143,29 +126,18 @@ fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, Option<i32>
 }
 
 /// The events in a datagram. One that cannot be read is a change of some kind.
-fn events(mut datagram: &[u8], nsid: Option<i32>) -> Vec<RouteEvent> {
-    let mut events = Vec::new();
-    while !datagram.is_empty() {
-        let (change, len) = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) {
-            Ok(message) => {
-                let len = message.header.length as usize;
-                let change = match message.payload {
-                    NetlinkPayload::InnerMessage(
-                        RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-                    ) => netlink::route(&route).map_or(Change::Other, Change::Route),
-                    _ => Change::Other,
-                };
-                (change, len)
-            }
-            // Its length may be nonsense too.
-            Err(_) => (Change::Other, datagram.len()),
-        };
-        events.push(RouteEvent { nsid, change });
-        // Messages are aligned to four bytes.
-        let next = len.max(1).next_multiple_of(4).min(datagram.len());
-        datagram = &datagram[next..];
-    }
-    events
+fn events(datagram: &[u8], nsid: Option<i32>) -> Vec<RouteEvent> {
+    multicast::messages(datagram)
+        .map(|message| {
+            let change = match message.map(|message| message.payload) {
+                Some(NetlinkPayload::InnerMessage(
+                    RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+                )) => netlink::route(&route).map_or(Change::Other, Change::Route),
+                Some(_) | None => Change::Other,
+            };
+            RouteEvent { nsid, change }
+        })
+        .collect()
 }
 
 #[cfg(test)]
