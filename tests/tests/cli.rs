@@ -1,11 +1,6 @@
 //! The command line: who may run it, how it starts and ends, what it leaves as
 //! it was. Bad input is in `trouble.rs`.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::time::Duration;

@@ -1,11 +1,6 @@
 //! Traffic of known size, counted exactly: per class and direction, and equal
 //! to what the kernel counted on the interface.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::{

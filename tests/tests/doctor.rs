@@ -1,17 +1,7 @@
 //! What `netobs doctor` says of who is attached where, held against programs that
 //! the tests themselves attached.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod elf;
 
 use aya::programs::{TcAttachType, XdpMode};

@@ -2,11 +2,6 @@
 //! to be: here a small server stands in for it. What a real one that stops, dies
 //! and comes back does is in `live.rs`.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::{

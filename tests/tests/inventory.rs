@@ -1,11 +1,6 @@
 //! Who is who: containers, networks, shared and hidden namespaces, and which
 //! host end belongs to which interface.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use common::{

@@ -1,11 +1,6 @@
 //! Fewer open files than netobs would need: what there is room for is observed,
 //! the rest says why it is not, and nothing ends early.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::ops::Range;

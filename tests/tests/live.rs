@@ -1,10 +1,5 @@
 //! What starts, ends, is renamed and comes back while netobs watches.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::{collections::BTreeMap, os::unix::net::UnixDatagram, thread};

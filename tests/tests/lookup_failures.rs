@@ -3,17 +3,7 @@
 //! local senders only connect, and what a router cannot deliver is for an address
 //! that exists, behind an interface that it has no route to.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod scene;
 
 use std::net::TcpStream;

@@ -5,17 +5,7 @@
 //! address that the first one found), a TCP one three, a datagram of an
 //! unconnected socket one, a received packet one.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod scene;
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,11 +1,6 @@
 //! Others on the same hook, before and after us: they go on seeing every
 //! packet, so do we, and nothing of theirs is changed or taken away.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use aya::programs::{SchedClassifier, TcAttachType};

@@ -1,10 +1,5 @@
 //! `--pin`: counting goes on without netobs, and the next one goes on with the totals.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use common::{

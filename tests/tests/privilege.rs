@@ -1,10 +1,5 @@
 //! With how little netobs does its work, and that it only asks.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::{

@@ -2,11 +2,6 @@
 //! go shown, and the host's own link operations not held up. Times are told, not
 //! judged: other machines are busier.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::{

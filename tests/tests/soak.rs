@@ -4,11 +4,6 @@
 //!
 //! `NETOBS_SOAK` has the number of seconds (`cargo xtask soak`).
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::{

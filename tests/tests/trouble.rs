@@ -1,10 +1,5 @@
 //! Bad input and trouble: what netobs says, and how it ends.
 
-#[expect(
-    clippy::allow_attributes,
-    reason = "the lint cannot tell: what one test leaves unused another one needs"
-)]
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod common;
 
 use std::{

@@ -1,5 +1,6 @@
 //! What the tests in the lab share: a running `netobs watch` and its samples,
 //! two namespaces on a bridge, and the kernel's counters beside ours.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::{collections::BTreeMap, fs::File, os::fd::AsFd as _, thread, time::Duration};
 

@@ -1,5 +1,6 @@
 //! eBPF programs of others, made here: a name of our choice, and a constant for a
 //! verdict.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use anyhow::Context as _;
 use aya::{

@@ -1,5 +1,6 @@
 //! What the tests of routing share: `netobs routes` in the background, how its
 //! numbers grow, and small networks.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::{
     collections::BTreeMap,
