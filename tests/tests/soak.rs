@@ -25,19 +25,24 @@ use serde_json::Value;
 
 /// Without a wish of others.
 const SHORT: Duration = Duration::from_secs(40);
+/// After its end a namespace is shown within this time, two samples and some room.
+const SHOWN: Duration = Duration::from_millis(1500);
 /// Namespaces that live at one time.
 const ACTORS: usize = 3;
 const FOLDER: &str = "/sys/fs/bpf/netobs";
 
+/// From when to when.
+type Span = (Instant, Instant);
+
 /// What a namespace did, by the kernel's counters inside it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy)]
 struct Truth {
     /// All packets, those of its veth's earlier life elsewhere left out.
     packets: u64,
     /// What its veth had counted elsewhere.
     earlier: u64,
-    /// Whether netobs was there from before its beginning to after its end.
-    watched: bool,
+    /// From before its beginning to after its end.
+    lived: Span,
     /// Whether its veth has had two owners.
     moved: bool,
 }
@@ -46,15 +51,24 @@ struct Truth {
 #[derive(Default)]
 struct Books {
     truth: Mutex<BTreeMap<String, Truth>>,
-    /// Containers, and pings of each.
-    containers: Mutex<BTreeMap<String, u64>>,
-    /// How often netobs has ended.
-    deaths: AtomicU64,
-    alive: AtomicBool,
+    /// Containers, pings of each, and when it lived.
+    containers: Mutex<BTreeMap<String, (u64, Span)>>,
+    /// From when to when netobs was dead.
+    dead: Mutex<Vec<(Instant, Option<Instant>)>>,
     renames: AtomicU64,
     moves: AtomicU64,
     neighbours: AtomicU64,
     networks: AtomicU64,
+}
+
+impl Books {
+    /// Whether netobs was there all the time, and long enough after to show the end.
+    fn watched(&self, (began, ended): Span) -> bool {
+        let apart = |&(from, to): &(Instant, Option<Instant>)| {
+            ended + SHOWN < from || to.is_some_and(|to| to < began)
+        };
+        lock(&self.dead).iter().all(apart)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -224,10 +238,8 @@ fn pings(lab: &Lab, netns: &str, actor: usize, times: u64) -> anyhow::Result<()>
 /// The life of one namespace, perhaps of two that share a veth one after the other.
 fn live(lab: &Lab, books: &Books, actor: usize, number: u64) -> anyhow::Result<()> {
     let name = format!("n{actor}x{number}");
-    let deaths = books.deaths.load(Ordering::SeqCst);
-    let began_watched = books.alive.load(Ordering::SeqCst);
+    let began = Instant::now();
     make(lab, &name, actor)?;
-    let mut truth = Truth::default();
     let mut ifname = "eth0";
     for _ in 0..fastrand::u32(1..4) {
         let times = fastrand::u64(1..60);
@@ -248,11 +260,8 @@ fn live(lab: &Lab, books: &Books, actor: usize, number: u64) -> anyhow::Result<(
             _ => {}
         }
     }
-    truth.packets = kernel(lab, &name, &name, ifname)?;
-    let watched = || {
-        let now = books.deaths.load(Ordering::SeqCst);
-        began_watched && books.alive.load(Ordering::SeqCst) && now == deaths
-    };
+    let packets = kernel(lab, &name, &name, ifname)?;
+    let mut moved = false;
     if fastrand::u32(0..5) == 0 {
         let next = format!("{name}y");
         lab.shell(&format!(
@@ -266,12 +275,12 @@ fn live(lab: &Lab, books: &Books, actor: usize, number: u64) -> anyhow::Result<(
         let times = fastrand::u64(1..60);
         pings(lab, &next, actor, times)?;
         let heir = Truth {
-            packets: kernel(lab, &name, &next, ifname)? - truth.packets,
-            earlier: truth.packets,
-            watched: watched(),
+            packets: kernel(lab, &name, &next, ifname)? - packets,
+            earlier: packets,
+            lived: (began, Instant::now()),
             moved: true,
         };
-        truth.moved = true;
+        moved = true;
         lock(&books.truth).insert(next.clone(), heir);
         books.moves.fetch_add(1, Ordering::Relaxed);
         lab.netns_del(&next)?;
@@ -282,7 +291,12 @@ fn live(lab: &Lab, books: &Books, actor: usize, number: u64) -> anyhow::Result<(
         let left = lab.shell(&format!("ip -o link show v{name} 2>/dev/null || true"))?;
         Ok(left.is_empty().then_some(()))
     })?;
-    truth.watched = watched();
+    let truth = Truth {
+        packets,
+        earlier: 0,
+        lived: (began, Instant::now()),
+        moved,
+    };
     lock(&books.truth).insert(name, truth);
     Ok(())
 }
@@ -295,14 +309,11 @@ fn containers(lab: &Lab, books: &Books, stop: &AtomicBool) -> anyhow::Result<()>
     let script = format!("ping -q -c4 -i0.05 -W5 {address} && sleep 0.1");
     let mut number = 0;
     while !stop.load(Ordering::SeqCst) {
-        let deaths = books.deaths.load(Ordering::SeqCst);
-        let alive = books.alive.load(Ordering::SeqCst);
+        let began = Instant::now();
         let name = format!("c{number}");
         let run = ["run", "--rm", "--name", &name, image::NAME, "sh", "-c"];
         lab.docker(run).arg(&script).text()?;
-        if alive && books.deaths.load(Ordering::SeqCst) == deaths {
-            lock(&books.containers).insert(name, 4);
-        }
+        lock(&books.containers).insert(name, (4, (began, Instant::now())));
         if number % 5 == 0 {
             lab.docker(["network", "connect", "second", "target"])
                 .text()?;
@@ -335,7 +346,9 @@ fn neighbours(lab: &Lab, books: &Books, stop: &AtomicBool) -> anyhow::Result<()>
 
 fn begin(lab: &Lab, books: &Books) -> anyhow::Result<Watch> {
     let watch = Watch::start(lab, &["--pin", "--interval=500ms"])?;
-    books.alive.store(true, Ordering::SeqCst);
+    if let Some(last) = lock(&books.dead).last_mut() {
+        last.1 = Some(Instant::now());
+    }
     Ok(watch)
 }
 
@@ -419,8 +432,7 @@ fn every_packet_is_in_the_books_whatever_happens() -> anyhow::Result<()> {
                     thread::sleep(Duration::from_millis(200));
                     seen.take(&watch)?;
                 }
-                books.alive.store(false, Ordering::SeqCst);
-                books.deaths.fetch_add(1, Ordering::SeqCst);
+                lock(&books.dead).push((Instant::now(), None));
                 watch.proc.end(Signal::SIGKILL, SOON)?;
                 seen.take(&watch)?;
                 thread::sleep(Duration::from_millis(fastrand::u64(0..500)));
@@ -522,16 +534,21 @@ fn balanced(books: &Books, seen: &Seen, warm: (u64, usize, usize), end: (u64, us
     let (mut shown, mut unseen, mut all, mut classified) = (0u64, 0u64, 0u64, 0u64);
     let (mut wrong, mut at_once, mut unnamed, mut survived) = (Vec::new(), 0, 0, 0);
     for (name, truth) in truth.iter() {
+        let watched = books.watched(truth.lived);
         let rows = seen.row(name);
         let Some(row) = rows.first() else {
-            assert!(!truth.watched, "{name} was never seen: {truth:?}");
+            assert!(
+                !watched,
+                "{name} was never seen, with {} packets",
+                truth.packets
+            );
             unseen += 1;
             continue;
         };
         let ours = packets(row);
         // What came before it was in that namespace is its earlier owner's.
         let before = before(row).saturating_sub(truth.earlier);
-        if !truth.watched {
+        if !watched {
             // Whoever is killed between hanging programs and pinning them takes them
             // along, and what moves meanwhile nobody sees.
             let exact = rows.len() == 1 && ours + before == truth.packets;
@@ -544,16 +561,25 @@ fn balanced(books: &Books, seen: &Seen, warm: (u64, usize, usize), end: (u64, us
             true => ours <= truth.packets,
             false => ours + before == truth.packets,
         };
-        if truth.watched && !(once && whole) {
+        if watched && !(once && whole) {
             let rows: Vec<String> = rows.iter().map(|row| brief(row)).collect();
             let rows = rows.join(", ");
-            wrong.push(format!("{name}: {truth:?}, {before} before: {rows}"));
+            let moved = if truth.moved { ", moved" } else { "" };
+            let did = format!(
+                "{} packets, {} elsewhere{moved}",
+                truth.packets, truth.earlier
+            );
+            wrong.push(format!("{name}: {did}, {before} before: {rows}"));
         }
         shown += 1;
         all += truth.packets;
         classified += ours;
     }
-    for (name, pings) in containers.iter() {
+    let containers = || {
+        let all = containers.iter();
+        all.filter(|(_, (_, lived))| books.watched(*lived))
+    };
+    for (name, (pings, _)) in containers() {
         let rows = seen.row(name);
         // The engine may be too busy to tell a name in time: then it is another row.
         if rows.is_empty() {
@@ -584,8 +610,8 @@ fn balanced(books: &Books, seen: &Seen, warm: (u64, usize, usize), end: (u64, us
          a death of netobs with every packet, {unseen} that came, moved or went meanwhile; {} kills, {} renames, {} \
          moves, {} neighbours, {} networks joined and left; longest wait for the programs {:.1} ms; \
          memory {} KiB then {} KiB",
-        containers.len(),
-        get(&books.deaths),
+        containers().count(),
+        lock(&books.dead).len(),
         get(&books.renames),
         get(&books.moves),
         get(&books.neighbours),
