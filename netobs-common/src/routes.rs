@@ -188,8 +188,6 @@ pub const ORIGIN_OUTPUT: u32 = 0;
 pub const ORIGIN_INPUT: u32 = 1;
 /// A received packet that is for elsewhere.
 pub const ORIGIN_FORWARD: u32 = 2;
-/// Column of [`Lookups::decisions`] for failed ones of any origin.
-pub const FAILED: u32 = 3;
 
 /// No table has a route.
 pub const CLASS_NO_ROUTE: u32 = 0;
@@ -209,9 +207,11 @@ pub const CLASS_MARTIAN: u32 = 5;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lookups {
-    /// By family; then by origin, failed ones included, and the failed ones
-    /// once more in column [`FAILED`].
+    /// By family, then by origin, failed ones included. There is room for one more
+    /// origin.
     pub decisions: [[u64; 4]; FAMILIES],
+    /// The failed ones of them.
+    pub failed: [[u64; 4]; FAMILIES],
     /// Failed ones, by class. There is room for two more.
     pub classes: [u64; 8],
 }
@@ -411,8 +411,9 @@ pub struct Astray {
 }
 
 const _: () = {
-    assert!(size_of::<Lookups>() == 128);
-    assert!(offset_of!(Lookups, classes) == 64);
+    assert!(size_of::<Lookups>() == 192);
+    assert!(offset_of!(Lookups, failed) == 64);
+    assert!(offset_of!(Lookups, classes) == 128);
     assert!(size_of::<HitKey>() == 56);
     assert!(offset_of!(HitKey, family) == 48);
     assert!(size_of::<FailureKey>() == 32);

@@ -7,7 +7,7 @@ use clap::CommandFactory as _;
 use netobs::{
     cli::Cli,
     model::{
-        lookups::{Backend, Failures, Lookups, Origins, Unattributed},
+        lookups::{Backend, Decisions, Failures, Lookups, Origins, Unattributed},
         neighbours::{Neighbours, Program, Via, XdpMode},
         sample::{Hook, Kind, Namespace, Sample, State, Warning},
         view::View,
@@ -37,14 +37,19 @@ fn with_lookups(mut sample: Sample, times: u64) -> Sample {
         failed: times,
     });
     for (ns, number) in sample.namespaces.iter_mut().zip(1..) {
-        let origins = Origins {
-            output: 7 * number * times,
-            input: 2 * number * times,
-            forward: number * times,
-            failed: number * times,
+        let decisions = Decisions {
+            all: Origins {
+                output: 7 * number * times,
+                input: 2 * number * times,
+                forward: number * times,
+            },
+            failed: Origins {
+                output: number * times,
+                ..Origins::default()
+            },
         };
         ns.lookups = Some(Lookups {
-            ipv4: Some(origins),
+            ipv4: Some(decisions),
             ipv6: None,
             failures: Failures {
                 no_route: number * times,

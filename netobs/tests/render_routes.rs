@@ -10,7 +10,7 @@ use netobs::{
     model::{
         book::{Book, Entry},
         counters::Directions,
-        lookups::{Backend, Behalf, Failures, Lookups, Origins, Unattributed},
+        lookups::{Backend, Behalf, Decisions, Failures, Lookups, Origins, Unattributed},
         remarks,
         route::{
             Failure, FailureClass, Hit, Hop, Origin, Prefix, Route, RouteType, TABLE_LOCAL,
@@ -81,12 +81,17 @@ fn namespace(name: &str, key: u64, lookups: u64, failed: u64) -> Namespace {
         interfaces: Vec::new(),
         retired: Directions::default(),
         lookups: Some(Lookups {
-            ipv4: Some(Origins {
-                output: lookups,
-                failed,
-                ..Origins::default()
+            ipv4: Some(Decisions {
+                all: Origins {
+                    output: lookups,
+                    ..Origins::default()
+                },
+                failed: Origins {
+                    output: failed,
+                    ..Origins::default()
+                },
             }),
-            ipv6: Some(Origins::default()),
+            ipv6: Some(Decisions::default()),
             failures: Failures {
                 no_route: failed,
                 ..Failures::default()

@@ -9,8 +9,8 @@ use core::{arch::asm, hint::black_box};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netobs_common::routes::{
-    FAILED, FLOW_NOTES, FailureKey, FlowNote, HitKey, Lookups, ORIGIN_FORWARD, STATE_FAILED,
-    STATE_HIT, STATE_OPEN, STATE_REJECTED, Work,
+    FLOW_NOTES, FailureKey, FlowNote, HitKey, Lookups, ORIGIN_FORWARD, STATE_FAILED, STATE_HIT,
+    STATE_OPEN, STATE_REJECTED, Work,
 };
 
 use crate::{
@@ -106,18 +106,21 @@ pub fn take_up(
     (note, false)
 }
 
+/// What a namespace begins with; on the stack there is no room for it.
+static EMPTY: Lookups = Lookups {
+    decisions: [[0; 4]; 2],
+    failed: [[0; 4]; 2],
+    classes: [0; 8],
+};
+
 #[inline(always)]
 fn lookups(cookie: u64) -> Option<*mut Lookups> {
     if let Some(found) = maps::NETOBS_LOOKUPS.get_ptr_mut(cookie) {
         return Some(found);
     }
-    let empty = Lookups {
-        decisions: [[0; 4]; 2],
-        classes: [0; 8],
-    };
     // Another CPU may have been first; full is the one failure that matters,
     // and the next line tells.
-    let _ = maps::NETOBS_LOOKUPS.insert(cookie, empty, BPF_NOEXIST.into());
+    let _ = maps::NETOBS_LOOKUPS.insert(cookie, &EMPTY, BPF_NOEXIST.into());
     maps::NETOBS_LOOKUPS.get_ptr_mut(cookie)
 }
 
@@ -159,7 +162,8 @@ fn failed(key: &FailureKey, amount: u64) {
             }
         } else if let Some(lookups) = lookups(key.cookie) {
             add(
-                &raw mut (*lookups).decisions[within(key.family.into(), 1)][FAILED as usize],
+                &raw mut (*lookups).failed[within(key.family.into(), 1)]
+                    [within(key.origin.into(), 3)],
                 amount,
             );
             add(

@@ -192,10 +192,15 @@ pub(super) async fn run<S: Subject>(
                 }
             }
             Some(heard) = events.recv() => {
+                let mut of_links = heard.event.is_of_links();
                 let mut urgent = run.event(&heard);
                 // What happened together is looked at together.
                 while let Ok(heard) = events.try_recv() {
+                    of_links |= heard.event.is_of_links();
                     urgent |= run.event(&heard);
+                }
+                if !of_links {
+                    continue;
                 }
                 while let Ok(update) = engine.try_recv() {
                     run.hear_engine(&update);
@@ -255,10 +260,10 @@ impl<S: Subject> Run<S> {
             LinkEvent::Changed { link, up } => {
                 self.subject.passable(link.ifindex, *up, heard.at);
             }
-            LinkEvent::Other => {}
+            LinkEvent::NamespaceId(_) | LinkEvent::Other => {}
             LinkEvent::Lost => log::info!("the kernel dropped link events: looking at everything"),
         }
-        self.machine.hear(&heard.event)
+        self.machine.hear(heard)
     }
 
     /// Takes what the engine told; `false` where that changes no row.

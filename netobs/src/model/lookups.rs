@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use netobs_common::routes::{
     CLASS_BLACKHOLE, CLASS_MARTIAN, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_RP_FILTER,
-    CLASS_UNREACHABLE, FAILED, FAMILY_IPV4, FAMILY_IPV6, Lookups as Record, ORIGIN_FORWARD,
+    CLASS_UNREACHABLE, FAMILIES, FAMILY_IPV4, FAMILY_IPV6, Lookups as Record, ORIGIN_FORWARD,
     ORIGIN_INPUT, ORIGIN_OUTPUT,
 };
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ impl Backend {
     }
 }
 
-/// Decisions of one family, by origin.
+/// Decisions by origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origins {
     /// For local senders.
@@ -40,8 +40,6 @@ pub struct Origins {
     pub input: u64,
     /// For received packets that are for elsewhere.
     pub forward: u64,
-    /// How many of these failed.
-    pub failed: u64,
 }
 
 impl Origins {
@@ -50,6 +48,15 @@ impl Origins {
     pub fn total(&self) -> u64 {
         self.output + self.input + self.forward
     }
+}
+
+/// Decisions of one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decisions {
+    /// All, failed ones too.
+    pub all: Origins,
+    /// The failed ones.
+    pub failed: Origins,
 }
 
 /// Failed decisions, by class.
@@ -73,9 +80,9 @@ pub struct Failures {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookups {
     /// IPv4; `None` where it is not observed.
-    pub ipv4: Option<Origins>,
+    pub ipv4: Option<Decisions>,
     /// IPv6; `None` where it is not observed.
-    pub ipv6: Option<Origins>,
+    pub ipv6: Option<Decisions>,
     /// Failed ones of both.
     pub failures: Failures,
 }
@@ -110,19 +117,22 @@ impl Lookups {
             // Read while it was being taken back.
             if sum > u64::MAX / 2 { 0 } else { sum }
         };
-        let origins = |family: u32| {
-            let count = |origin: u32| sum(&|r| r.decisions[family as usize][origin as usize]);
+        let origins = |family: u32, rows: fn(&Record) -> &[[u64; 4]; FAMILIES]| {
+            let count = |origin: u32| sum(&|r| rows(r)[family as usize][origin as usize]);
             Origins {
                 output: count(ORIGIN_OUTPUT),
                 input: count(ORIGIN_INPUT),
                 forward: count(ORIGIN_FORWARD),
-                failed: count(FAILED),
             }
+        };
+        let family = |family: u32| Decisions {
+            all: origins(family, |r| &r.decisions),
+            failed: origins(family, |r| &r.failed),
         };
         let class = |class: u32| sum(&|r| r.classes[class as usize]);
         Self {
-            ipv4: Some(origins(FAMILY_IPV4)),
-            ipv6: Some(origins(FAMILY_IPV6)),
+            ipv4: Some(family(FAMILY_IPV4)),
+            ipv6: Some(family(FAMILY_IPV6)),
             failures: Failures {
                 no_route: class(CLASS_NO_ROUTE),
                 unreachable: class(CLASS_UNREACHABLE),
@@ -134,20 +144,20 @@ impl Lookups {
         }
     }
 
-    fn families(&self) -> impl Iterator<Item = &Origins> {
+    fn families(&self) -> impl Iterator<Item = &Decisions> {
         self.ipv4.iter().chain(&self.ipv6)
     }
 
     /// All decisions.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.families().map(Origins::total).sum()
+        self.families().map(|family| family.all.total()).sum()
     }
 
     /// Failed decisions.
     #[must_use]
     pub fn failed(&self) -> u64 {
-        self.families().map(|origins| origins.failed).sum()
+        self.families().map(|family| family.failed.total()).sum()
     }
 
     /// Without the families that are not observed.
@@ -168,21 +178,26 @@ mod tests {
     #[test]
     fn what_one_cpu_takes_back_of_another_adds_up() {
         let mut one = Record::default();
-        one.decisions[0] = [5, 1, 2, 1];
+        one.decisions[0] = [5, 1, 2, 0];
+        one.failed[0] = [1, 0, 2, 0];
         one.classes[0] = 1;
         let mut other = Record::default();
-        other.decisions[0] = [u64::MAX, 0, 1, u64::MAX];
+        other.decisions[0] = [u64::MAX, 0, 1, 0];
+        other.failed[0] = [u64::MAX, 0, 1, 0];
         other.decisions[1] = [0, 7, 0, 0];
         other.classes[0] = u64::MAX;
         let sum = Lookups::sum(&[one, other]);
-        let ipv4 = Origins {
-            output: 4,
-            input: 1,
-            forward: 3,
-            failed: 0,
+        let origins = |output, input, forward| Origins {
+            output,
+            input,
+            forward,
+        };
+        let ipv4 = Decisions {
+            all: origins(4, 1, 3),
+            failed: origins(0, 0, 3),
         };
         assert_eq!(sum.ipv4, Some(ipv4));
-        assert_eq!((sum.total(), sum.failed()), (15, 0));
+        assert_eq!((sum.total(), sum.failed()), (15, 3));
         assert_eq!(sum.failures, Failures::default());
     }
 }

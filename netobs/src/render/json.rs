@@ -9,7 +9,7 @@ use super::text::harmless_json;
 use crate::model::{
     baseline::Baseline,
     counters::{Counters, Directions, Family, KernelCounters, Tally},
-    lookups::{Behalf, Failures, Lookups, Origins, Unattributed},
+    lookups::{Behalf, Decisions, Failures, Lookups, Origins, Unattributed},
     sample::{Host, Interface, Member, Namespace, Observer, Peer, Warning},
     view::{Row, View},
 };
@@ -81,11 +81,18 @@ pub(super) struct JsonUnattributed {
 }
 
 #[derive(Serialize)]
+struct JsonDecisions {
+    #[serde(flatten)]
+    all: Origins,
+    failed: u64,
+}
+
+#[derive(Serialize)]
 pub(super) struct JsonLookups<'a> {
     total: u64,
     failed: u64,
-    ipv4: Option<Origins>,
-    ipv6: Option<Origins>,
+    ipv4: Option<JsonDecisions>,
+    ipv6: Option<JsonDecisions>,
     failures: Failures,
     on_behalf: Option<&'a BTreeMap<String, u64>>,
     by_host: Option<u64>,
@@ -276,12 +283,21 @@ impl<'a> JsonLookups<'a> {
         Some(Self {
             total: lookups.total(),
             failed: lookups.failed(),
-            ipv4: lookups.ipv4,
-            ipv6: lookups.ipv6,
+            ipv4: lookups.ipv4.map(Into::into),
+            ipv6: lookups.ipv6.map(Into::into),
             failures: lookups.failures,
             on_behalf: behalf.on_behalf.as_ref(),
             by_host: behalf.by_host,
         })
+    }
+}
+
+impl From<Decisions> for JsonDecisions {
+    fn from(decisions: Decisions) -> Self {
+        Self {
+            all: decisions.all,
+            failed: decisions.failed.total(),
+        }
     }
 }
 

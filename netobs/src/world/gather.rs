@@ -11,7 +11,7 @@ use anyhow::Context as _;
 
 use super::{
     cgroup, engine, limits,
-    link_events::LinkEvent,
+    link_events::{Heard, LinkEvent},
     netlink::{CountersByIndex, Netlink},
     netns, scan,
 };
@@ -62,6 +62,9 @@ pub struct Machine {
     seen: HashMap<u32, Seen>,
     /// Interfaces inside namespaces whose other end here was not seen, since when.
     unpaired: HashMap<(u64, u32), Instant>,
+    /// Ids that meant a namespace that was looked into, and mean another one or none
+    /// since this time.
+    stale_ids: HashMap<i32, Instant>,
     scanned_processes: Option<Instant>,
     looked: bool,
     /// Files that promise a namespace and are none, since when.
@@ -174,6 +177,7 @@ impl Machine {
             host_links: Vec::new(),
             seen: HashMap::new(),
             unpaired: HashMap::new(),
+            stale_ids: HashMap::new(),
             scanned_processes: None,
             looked: false,
             suspects: HashMap::new(),
@@ -253,8 +257,8 @@ impl Machine {
 
     /// Takes what was heard of a link of ours. `true`: packets of a namespace begin to
     /// pass here or elsewhere, and waiting for a look would take too long.
-    pub fn hear(&mut self, event: &LinkEvent) -> bool {
-        match event {
+    pub fn hear(&mut self, heard: &Heard) -> bool {
+        match &heard.event {
             LinkEvent::Changed { link, .. } => {
                 let old = self
                     .host_links
@@ -272,13 +276,35 @@ impl Machine {
                     }
                     None => self.host_links.push(Link::clone(link)),
                 }
-                moved && link.is_veth() && link.link_nsid.is_some()
+                let elsewhere = moved && link.is_veth() && link.link_nsid.is_some();
+                if elsewhere {
+                    self.distrust(link.link_nsid);
+                }
+                elsewhere
             }
             LinkEvent::Gone(ifindex) => {
                 self.host_links.retain(|link| link.ifindex != *ifindex);
                 false
             }
+            LinkEvent::NamespaceId(id) => {
+                self.stale_ids.insert(*id, heard.at);
+                let known = |id: &i32| self.namespaces.values().any(|v| v.facts.nsid == Some(*id));
+                self.stale_ids.retain(|id, _| known(id));
+                false
+            }
             LinkEvent::Other | LinkEvent::Lost => false,
+        }
+    }
+
+    /// A new pair leads to whom `nsid` means now: no longer to who had it before.
+    fn distrust(&mut self, nsid: Option<i32>) {
+        let Some(since) = nsid.and_then(|nsid| self.stale_ids.remove(&nsid)) else {
+            return;
+        };
+        for visited in self.namespaces.values_mut() {
+            if visited.facts.nsid == nsid && visited.at < since {
+                visited.facts.nsid = None;
+            }
         }
     }
 

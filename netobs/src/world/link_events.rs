@@ -8,7 +8,9 @@ use std::{io, thread, time::Instant};
 
 use bytes::BytesMut;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkFlags};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage, link::LinkFlags, nsid::NsidAttribute,
+};
 use nix::libc;
 use rtnetlink::{MulticastGroup, sys::Socket};
 use tokio::sync::mpsc;
@@ -34,10 +36,22 @@ pub enum LinkEvent {
     /// it received.
     /// <https://github.com/torvalds/linux/blob/v6.18/drivers/net/veth.c>
     Gone(u32),
+    /// From now on this id means another namespace than before, or none. The kernel
+    /// tells so before it tells of a link by it.
+    /// <https://github.com/torvalds/linux/blob/v6.18/net/core/net_namespace.c>
+    NamespaceId(i32),
     /// Something about it that tells neither.
     Other,
     /// The kernel dropped events: look at everything again.
     Lost,
+}
+
+impl LinkEvent {
+    /// Whether it asks for a look at the links.
+    #[must_use]
+    pub fn is_of_links(&self) -> bool {
+        !matches!(self, Self::NamespaceId(_))
+    }
 }
 
 /// When it was heard of.
@@ -54,7 +68,7 @@ pub struct Heard {
 /// # Errors
 /// Where the socket or the thread cannot be made.
 pub fn listen() -> io::Result<mpsc::UnboundedReceiver<Heard>> {
-    let socket = multicast::subscribe(&[MulticastGroup::Link])?;
+    let socket = multicast::subscribe(&[MulticastGroup::Link, MulticastGroup::Nsid])?;
     let (sender, receiver) = mpsc::unbounded_channel();
     thread::Builder::new()
         .name("link-events".to_owned())
@@ -119,6 +133,12 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
                 Some(LinkEvent::Gone(link.header.index))
             }
         }
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewNsId(id) | RouteNetlinkMessage::DelNsId(id),
+        ) => id.attributes.iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) => Some(LinkEvent::NamespaceId(*id)),
+            _ => None,
+        }),
         NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
         _ => None,
     }
@@ -127,7 +147,7 @@ fn event(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
 #[cfg(test)]
 mod tests {
     use netlink_packet_core::NLM_F_MULTIPART;
-    use netlink_packet_route::link::LinkMessage;
+    use netlink_packet_route::{link::LinkMessage, nsid::NsidMessage};
     use proptest::prelude::*;
 
     use super::*;
@@ -188,6 +208,18 @@ mod tests {
             [LinkEvent::Other],
             "something happened"
         );
+    }
+
+    #[test]
+    fn ids_of_namespaces_come_and_go() {
+        let mut id = NsidMessage::default();
+        id.attributes = vec![NsidAttribute::Id(7)];
+        let datagram = [
+            message(RouteNetlinkMessage::NewNsId(id.clone())),
+            message(RouteNetlinkMessage::DelNsId(id)),
+        ];
+        let told = vec![LinkEvent::NamespaceId(7); 2];
+        assert_eq!(events(&datagram.concat()), told);
     }
 
     proptest! {
