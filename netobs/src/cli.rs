@@ -60,6 +60,8 @@ pub struct Global {
 pub enum Command {
     /// Live counters per namespace
     Watch(WatchArgs),
+    /// Counters for Prometheus: OpenMetrics over HTTP
+    Serve(ServeArgs),
     /// Namespaces, who lives in them, and their interfaces with host end, bridge and addresses
     List(ListArgs),
     /// Routing tables per namespace with hits per route, and failed lookups by destination
@@ -125,9 +127,6 @@ pub struct PaceArgs {
         env = "NETOBS_OUTPUT"
     )]
     pub output: OutputArg,
-    /// How many namespaces can have route lookups counted
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
-    pub max_namespaces: u32,
 }
 
 /// `netobs watch`.
@@ -139,6 +138,75 @@ pub struct WatchArgs {
     /// How often, and how.
     #[command(flatten)]
     pub pace: PaceArgs,
+    /// How many namespaces can have route lookups counted
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
+    pub max_namespaces: u32,
+    /// How to count.
+    #[command(flatten)]
+    pub traffic: TrafficArgs,
+}
+
+/// `netobs serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Which namespaces.
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Where to listen: ADDRESS:PORT, [IPv6]:PORT, :PORT for all addresses, or unix:PATH; may be given
+    /// more than once
+    #[arg(
+        short,
+        long,
+        value_name = "WHERE",
+        default_value = "127.0.0.1:9929",
+        env = "NETOBS_LISTEN",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<String>,
+    /// TLS and users, as Prometheus' exporters take them (docs/web-config.md)
+    #[arg(long, value_name = "FILE", env = "NETOBS_WEB_CONFIG")]
+    pub web_config: Option<PathBuf>,
+    /// Listen beyond loopback although there is neither TLS nor a user: whoever reaches the port reads
+    /// the names and traffic of all containers
+    #[arg(long, env = "NETOBS_INSECURE", value_parser = FalseyValueParser::new())]
+    pub insecure: bool,
+    /// Series of what has ended stay for so long, and until they were scraped once
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, env = "NETOBS_GRACE")]
+    pub grace: Duration,
+    /// Packets per interface and direction only, not by family and protocol: a tenth of the series
+    #[arg(long, env = "NETOBS_NO_CLASSES", value_parser = FalseyValueParser::new())]
+    pub no_classes: bool,
+    /// Hits per route too: netobs_route_hits_total
+    #[arg(long, env = "NETOBS_ROUTES", value_parser = FalseyValueParser::new())]
+    pub routes: bool,
+    /// With --routes: how many series of hits there can be; hits of more routes are one series per
+    /// namespace, without a prefix
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_ROUTES")]
+    pub max_routes: u32,
+    /// With --routes: how many destinations can be told apart at once
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=10_000_000), env = "NETOBS_MAX_DESTINATIONS")]
+    pub max_destinations: u32,
+    /// Other names for what they call the same, beside our own
+    #[arg(long, value_enum, env = "NETOBS_COMPAT")]
+    pub compat: Option<CompatArg>,
+    /// How many namespaces can have route lookups counted
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
+    pub max_namespaces: u32,
+    /// How to count.
+    #[command(flatten)]
+    pub traffic: TrafficArgs,
+}
+
+/// Whose names to use too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompatArg {
+    /// cAdvisor's container_network_*, the kernel's own counters as there
+    Cadvisor,
+}
+
+/// How packets and lookups are counted.
+#[derive(Debug, Args)]
+pub struct TrafficArgs {
     /// How many interfaces can be observed at once, from this namespace and from inside each other one;
     /// each takes 1 KiB of kernel memory per CPU [default: what 64 MiB hold, from 256 to 4096; inside
     /// others what 4 MiB hold, from 16 to 256]
@@ -183,6 +251,9 @@ pub struct RoutesArgs {
     /// How often, and how.
     #[command(flatten)]
     pub pace: PaceArgs,
+    /// How many namespaces can have route lookups counted
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
+    pub max_namespaces: u32,
     /// How many destinations can be told apart at once; more are in the totals only
     #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=10_000_000), env = "NETOBS_MAX_DESTINATIONS")]
     pub max_destinations: u32,

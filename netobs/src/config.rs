@@ -6,6 +6,7 @@ use crate::{
     cli,
     error::{Cause, Failure},
     inventory::{build::Options, select::Selection},
+    web::Listen,
     world::engine::Address,
 };
 
@@ -69,8 +70,21 @@ pub struct Pace {
     pub once: bool,
     /// Format.
     pub format: Format,
+}
+
+/// How packets and lookups are counted.
+#[derive(Clone, Debug)]
+pub struct Traffic {
+    /// Interfaces to make room for; `None` for what fits.
+    pub max_interfaces: Option<u32>,
     /// Namespaces to count lookups of.
     pub max_namespaces: u32,
+    /// Shorten RCU grace periods while programs come or go.
+    pub expedite: bool,
+    /// Observe route lookups.
+    pub lookups: bool,
+    /// Where everything lives on.
+    pub pins: Option<PathBuf>,
 }
 
 /// `netobs watch`.
@@ -82,14 +96,40 @@ pub struct Watch {
     pub scope: Scope,
     /// How often and how.
     pub pace: Pace,
-    /// Interfaces to make room for; `None` for what fits.
-    pub max_interfaces: Option<u32>,
-    /// Shorten RCU grace periods while programs come or go.
-    pub expedite: bool,
-    /// Observe route lookups.
-    pub lookups: bool,
-    /// Where everything lives on.
-    pub pins: Option<PathBuf>,
+    /// How to count.
+    pub traffic: Traffic,
+}
+
+/// `netobs serve`.
+#[derive(Clone, Debug)]
+pub struct Serve {
+    /// What all commands share.
+    pub common: Common,
+    /// What to observe.
+    pub scope: Scope,
+    /// How to count.
+    pub traffic: Traffic,
+    /// Where to listen.
+    pub listen: Vec<Listen>,
+    /// Listen where anybody can connect, with neither TLS nor users.
+    pub open: bool,
+    /// TLS and users.
+    pub web_config: Option<PathBuf>,
+    /// What to show.
+    pub metrics: Metrics,
+}
+
+/// Which metrics there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Metrics {
+    /// Series of what has ended stay for so long.
+    pub grace: Duration,
+    /// Packets by family and protocol.
+    pub classes: bool,
+    /// Hits per route: destinations to tell apart, and series to make.
+    pub routes: Option<(u32, u32)>,
+    /// cAdvisor's names too.
+    pub cadvisor: bool,
 }
 
 /// `netobs routes`.
@@ -101,6 +141,8 @@ pub struct Routes {
     pub scope: Scope,
     /// How often and how.
     pub pace: Pace,
+    /// Namespaces to count lookups of.
+    pub max_namespaces: u32,
     /// Destinations to make room for.
     pub max_destinations: u32,
     /// Failed destinations to remember.
@@ -202,7 +244,6 @@ impl Pace {
             count: args.count.or(args.once.then_some(1)),
             once: args.once,
             format: args.output.into(),
-            max_namespaces: args.max_namespaces,
         })
     }
 }
@@ -217,10 +258,62 @@ impl Watch {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
             pace: Pace::new(&args.pace)?,
+            traffic: Traffic::new(&args.traffic, args.max_namespaces),
+        })
+    }
+}
+
+impl Traffic {
+    fn new(args: &cli::TrafficArgs, max_namespaces: u32) -> Self {
+        Self {
             max_interfaces: args.max_interfaces,
+            max_namespaces,
             expedite: !args.no_expedite,
             lookups: !args.no_lookups,
             pins: args.pin.then(|| args.pins.pin_path.clone()),
+        }
+    }
+}
+
+impl Serve {
+    /// From the arguments.
+    ///
+    /// # Errors
+    /// For an address to listen at or of the engine that makes no sense, and for options
+    /// that exclude each other.
+    pub fn new(global: &cli::Global, args: &cli::ServeArgs) -> Result<Self, Failure> {
+        let usage = |why: String| Failure::words(Cause::Usage, why);
+        let listen: Result<Vec<Listen>, _> =
+            args.listen.iter().map(|text| Listen::parse(text)).collect();
+        let traffic = Traffic::new(&args.traffic, args.max_namespaces);
+        if args.routes && traffic.pins.is_some() {
+            return Err(usage(
+                "--routes and --pin: hits per route end with netobs, they cannot go on in the kernel; \
+                 choose one of the two"
+                    .to_owned(),
+            ));
+        }
+        if args.routes && !traffic.lookups {
+            return Err(usage(
+                "--routes and --no-lookups: hits of routes are lookups; choose one of the two"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self {
+            common: Common::new(global)?,
+            scope: Scope::new(&args.select),
+            traffic,
+            listen: listen.map_err(|why| usage(format!("--listen {why}")))?,
+            open: args.insecure,
+            web_config: args.web_config.clone(),
+            metrics: Metrics {
+                grace: args.grace,
+                classes: !args.no_classes,
+                routes: args
+                    .routes
+                    .then_some((args.max_destinations, args.max_routes)),
+                cadvisor: args.compat == Some(cli::CompatArg::Cadvisor),
+            },
         })
     }
 }
@@ -235,6 +328,7 @@ impl Routes {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
             pace: Pace::new(&args.pace)?,
+            max_namespaces: args.max_namespaces,
             max_destinations: args.max_destinations,
             max_failures: args.max_failures,
         })

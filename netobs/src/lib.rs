@@ -13,4 +13,5 @@ pub mod inventory;
 pub mod model;
 pub mod observer;
 pub mod render;
+pub mod web;
 pub mod world;

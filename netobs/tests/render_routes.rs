@@ -80,6 +80,7 @@ fn namespace(name: &str, key: u64, lookups: u64, failed: u64) -> Namespace {
         }],
         interfaces: Vec::new(),
         retired: Directions::default(),
+        former: Vec::new(),
         lookups: Some(Lookups {
             ipv4: Some(Decisions {
                 all: Origins {

@@ -1,20 +1,19 @@
-//! What `watch` and `routes` share: look at the machine, follow its events, and
-//! print a sample per interval until somebody has had enough.
+//! What `watch`, `routes` and `serve` share: look at the machine, follow its events, and
+//! take a sample whenever one is wanted, until somebody has had enough.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{self, MissedTickBehavior},
 };
 
-use super::{
-    list::{Said, engine_warning, first_word, standing},
-    output::Output,
-};
+use super::list::{Said, engine_warning, first_word, standing};
 use crate::{
     config,
     error::{Cause, Failure},
@@ -34,8 +33,6 @@ use crate::{
 const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
 /// Between looks for what no event tells of.
 const REFRESH: Duration = Duration::from_secs(1);
-/// How long a reader has to take the last samples after a signal.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Tells a service manager that waits for it (systemd's `Type=notify` and
 /// `WatchdogSec=`); nobody else is told.
@@ -70,18 +67,34 @@ impl Manager {
     }
 }
 
-/// A sample, ready to be written.
-pub(super) struct Frame {
-    /// What to write.
-    pub(super) bytes: Bytes,
-    /// Doubts that `bytes` has no place for.
+/// A sample, ready to be handed out.
+pub(super) struct Frame<T> {
+    /// What to hand out.
+    pub(super) product: T,
+    /// Doubts that `product` has no place for.
     pub(super) warnings: Vec<Warning>,
     /// Whether something could not be observed.
     pub(super) partial: bool,
 }
 
+/// Who wants samples.
+pub(super) trait Outlet<T> {
+    /// Returns when one is wanted, or when none will be any more. Nothing is lost when
+    /// the future is dropped.
+    async fn wanted(&mut self) -> ControlFlow<Result<(), Failure>>;
+
+    /// Hands one out.
+    async fn give(&mut self, product: T) -> ControlFlow<Result<(), Failure>>;
+
+    /// Ends. `signalled`: somebody waits for it.
+    async fn close(self, signalled: bool) -> Result<(), Failure>;
+}
+
 /// What is observed.
 pub(super) trait Subject {
+    /// What a sample becomes.
+    type Product;
+
     /// Whether what is heard of links is worth an [`apply`](Self::apply) before
     /// anything was looked at.
     const HURRIES: bool;
@@ -102,7 +115,11 @@ pub(super) trait Subject {
     async fn event(&mut self);
 
     /// Takes a sample.
-    async fn frame(&mut self, machine: &Machine, warnings: Vec<Warning>) -> Result<Frame, Failure>;
+    async fn frame(
+        &mut self,
+        machine: &Machine,
+        warnings: Vec<Warning>,
+    ) -> Result<Frame<Self::Product>, Failure>;
 
     /// Takes everything off.
     async fn close(self, machine: &Machine);
@@ -127,7 +144,7 @@ pub(super) async fn run<S: Subject>(
     subject: S,
     common: &config::Common,
     scope: &config::Scope,
-    pace: config::Pace,
+    mut outlet: impl Outlet<S::Product>,
 ) -> Result<(), Failure> {
     let mut events = link_events::listen().context("listen to link events")?;
     let mut engine = engine::follow(common.engine.clone());
@@ -150,18 +167,8 @@ pub(super) async fn run<S: Subject>(
 
     let mut manager = Manager::new();
     Manager::tell(NotifyState::Ready);
-    let mut output = Output::start();
-    let first = if pace.once {
-        Duration::ZERO
-    } else {
-        pace.interval
-    };
-    let mut ticks = time::interval_at(time::Instant::now() + first, pace.interval);
-    // After a pause (a suspended machine, a blocked reader) one sample, not many.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut refresh = time::interval_at(time::Instant::now() + REFRESH, REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut left = pace.count;
     let mut signalled = false;
     let result = loop {
         let settled = run.machine.settles_in();
@@ -171,24 +178,17 @@ pub(super) async fn run<S: Subject>(
                 signalled = true;
                 break Ok(());
             }
-            ended = output.ended() => break ended,
             // Ahead of the events: these may come faster than they are looked at.
-            _ = ticks.tick() => {
-                if output.is_full() {
-                    continue;
+            wanted = outlet.wanted() => {
+                if let ControlFlow::Break(ended) = wanted {
+                    break ended;
                 }
-                let frame = match run.frame().await {
-                    Ok(frame) => frame,
+                let product = match run.frame().await {
+                    Ok(product) => product,
                     Err(error) => break Err(error),
                 };
-                if !output.send(frame).await {
-                    break output.ended().await;
-                }
-                if let Some(left) = &mut left {
-                    *left -= 1;
-                    if *left == 0 {
-                        break Ok(());
-                    }
+                if let ControlFlow::Break(ended) = outlet.give(product).await {
+                    break ended;
                 }
             }
             Some(heard) = events.recv() => {
@@ -236,12 +236,9 @@ pub(super) async fn run<S: Subject>(
     } = run;
     subject.close(&machine).await;
     result?;
-    // A reader that does not read would be waited for without end.
-    let patience = if signalled { LAST_WORDS } else { Duration::MAX };
     tokio::select! {
-        closed = output.close() => closed?,
+        closed = outlet.close(signalled) => closed?,
         () = signals.any() => {}
-        () = time::sleep(patience) => {}
     }
     if scope.strict && partial {
         return Err(Failure::words(
@@ -298,12 +295,12 @@ impl<S: Subject> Run<S> {
         Ok(())
     }
 
-    async fn frame(&mut self) -> Result<Bytes, Failure> {
+    async fn frame(&mut self) -> Result<S::Product, Failure> {
         let warnings = self.engine.iter().chain(&self.standing).cloned().collect();
         let frame = self.subject.frame(&self.machine, warnings).await?;
         self.partial |= frame.partial || self.machine.blind.is_some();
         self.said.tell(&frame.warnings);
-        Ok(frame.bytes)
+        Ok(frame.product)
     }
 }
 

@@ -6,8 +6,11 @@ mod doctor;
 mod list;
 mod live;
 mod output;
+mod paced;
 mod routes;
 mod screen;
+mod serve;
+mod traffic;
 mod watch;
 
 use std::io::{self, Write as _};
@@ -34,6 +37,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Watch(args) => {
             let config = config::Watch::new(&cli.global, args)?;
             block_on(watch::run(config))
+        }
+        Command::Serve(args) => {
+            let config = config::Serve::new(&cli.global, args)?;
+            block_on(serve::run(config))
         }
         Command::List(args) => {
             let config = config::List::new(&cli.global, args)?;

@@ -10,13 +10,14 @@ use super::{
     host,
     live::{self, Frame, Signals, Subject},
     not_permitted,
+    paced::Paced,
     screen::Screen,
 };
 use crate::{
     bpf::lookups,
     config::{self, Format},
     error::{Cause, Failure},
-    inventory::{build::Row, facts::Facts},
+    inventory::{behalf, build::Row, facts::Facts},
     model::{
         lookups::Backend,
         routing::RoutingSample,
@@ -30,6 +31,7 @@ use crate::{
 /// Routing tables and what met them.
 struct Routing {
     config: config::Routes,
+    lookups: LookupObserver,
     observer: RoutingObserver,
     events: RouteEvents,
     screen: Screen,
@@ -45,7 +47,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
         Wanted::This(lookups::Settings {
             detail: true,
             host: machine.host_key().cookie().unwrap_or(0),
-            namespaces: config.pace.max_namespaces,
+            namespaces: config.max_namespaces,
             destinations: config.max_destinations,
             failures: config.max_failures,
         }),
@@ -58,22 +60,21 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
         return Err(failure);
     }
     let (common, scope) = (config.common.clone(), config.scope.clone());
-    let pace = config.pace;
+    let outlet = Paced::new(config.pace);
     let routing = Routing {
-        observer: RoutingObserver::new(
-            lookups,
-            config.scope.selection.clone(),
-            events.hears_others,
-        ),
+        lookups,
+        observer: RoutingObserver::new(config.scope.selection.clone(), events.hears_others),
         config,
         events,
         screen: Screen::default(),
         started: false,
     };
-    live::run(signals, machine, routing, &common, &scope, pace).await
+    live::run(signals, machine, routing, &common, &scope, outlet).await
 }
 
 impl Subject for Routing {
+    type Product = Bytes;
+
     const HURRIES: bool = false;
 
     fn ended(&mut self, _ifindex: u32) {}
@@ -81,7 +82,9 @@ impl Subject for Routing {
     fn passable(&mut self, _ifindex: u32, _up: bool, _at: Instant) {}
 
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
-        self.observer.apply(facts, rows, machine).await;
+        self.lookups
+            .follow(behalf::sources(&facts.host.links, &rows));
+        self.observer.apply(rows, machine).await;
     }
 
     /// Tables can be shown without lookups.
@@ -95,18 +98,22 @@ impl Subject for Routing {
         }
     }
 
-    async fn frame(&mut self, machine: &Machine, warnings: Vec<Warning>) -> Result<Frame, Failure> {
+    async fn frame(
+        &mut self,
+        machine: &Machine,
+        warnings: Vec<Warning>,
+    ) -> Result<Frame<Bytes>, Failure> {
         // What has been told already.
         while let Some(events) = self.events.next().now_or_never() {
             events
                 .into_iter()
                 .for_each(|event| self.observer.event(event));
         }
-        let sample = self
-            .observer
-            .sample(machine, host(), SystemTime::now(), warnings)
-            .await;
-        let partial = self.observer.is_partial()
+        self.observer.update(&self.lookups, machine).await;
+        let mut sample = self.observer.bare(host(), SystemTime::now(), warnings);
+        self.lookups.complete(&mut sample);
+        let sample = self.observer.join(&mut self.lookups, sample);
+        let partial = self.lookups.is_partial()
             || sample
                 .namespaces
                 .iter()
@@ -120,7 +127,7 @@ impl Subject for Routing {
             sample.warnings
         };
         Ok(Frame {
-            bytes,
+            product: bytes,
             warnings,
             partial,
         })

@@ -1,36 +1,31 @@
 //! `netobs watch`.
 
-use std::{
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::time::Instant;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::{
-    explain, host,
     live::{self, Frame, Signals, Subject},
+    paced::Paced,
     screen::Screen,
+    traffic::Traffic,
 };
 use crate::{
-    bpf::{lookups, object, pins::PinFolder},
     config::{self, Format},
     error::{Cause, Failure},
-    inventory::{behalf, build::Row, facts::Facts},
+    inventory::{build::Row, facts::Facts},
     model::{
-        sample::{Hook, NsKey, Sample, State, Warning},
+        sample::{Sample, Warning},
         view::View,
     },
-    observer::{LookupObserver, Observer, Settings, Wanted},
     render::{csv, json, table},
-    world::{gather::Machine, limits},
+    world::gather::Machine,
 };
 
-/// Packets and lookups of namespaces.
-struct Traffic {
+/// Traffic, drawn.
+struct Watch {
     config: config::Watch,
-    observer: Observer,
-    lookups: LookupObserver,
+    traffic: Traffic,
     before: Option<Sample>,
     screen: Screen,
     started: bool,
@@ -39,95 +34,52 @@ struct Traffic {
 pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let machine = Machine::open()?;
-    let pins = match (&config.pins, machine.host_key().cookie()) {
-        (None, _) => None,
-        (Some(path), Some(cookie)) => Some(Arc::new(PinFolder::open(path, cookie)?)),
-        (Some(_), None) => {
-            return Err(Failure::words(
-                Cause::Kernel,
-                "--pin: this kernel does not number its namespaces (SO_NETNS_COOKIE, since Linux 5.14)",
-            ));
-        }
-    };
-    let observer = Observer::new(
-        Settings {
-            tc_mode: config.common.tc_mode,
-            max_interfaces: config.max_interfaces,
-            selection: config.scope.selection.clone(),
-            expedite: config.expedite,
-            pins: pins.clone(),
-        },
-        machine.host_key(),
-    )
-    .map_err(explain)?;
-    let part = pins.as_deref().map(PinFolder::part);
-    let lookups = LookupObserver::start(wanted(&config, machine.host_key()), part);
     let (common, scope) = (config.common.clone(), config.scope.clone());
-    let pace = config.pace;
-    let traffic = Traffic {
+    let traffic = Traffic::start(&config.traffic, &scope, &common, None, &machine)?;
+    let outlet = Paced::new(config.pace);
+    let watch = Watch {
         config,
-        observer,
-        lookups,
+        traffic,
         before: None,
         screen: Screen::default(),
         started: false,
     };
-    live::run(signals, machine, traffic, &common, &scope, pace).await
+    live::run(signals, machine, watch, &common, &scope, outlet).await
 }
 
-fn wanted(config: &config::Watch, host: NsKey) -> Wanted {
-    if !config.lookups {
-        return Wanted::Nothing;
-    }
-    Wanted::This(lookups::Settings {
-        detail: false,
-        host: host.cookie().unwrap_or(0),
-        namespaces: config.pace.max_namespaces,
-        destinations: 1,
-        failures: 1,
-    })
-}
+impl Subject for Watch {
+    type Product = Bytes;
 
-impl Subject for Traffic {
     const HURRIES: bool = true;
 
     fn ended(&mut self, ifindex: u32) {
-        self.observer.ended(ifindex);
+        self.traffic.ended(ifindex);
     }
 
     fn passable(&mut self, ifindex: u32, up: bool, at: Instant) {
-        self.observer.passable(ifindex, up, at);
+        self.traffic.passable(ifindex, up, at);
     }
 
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
-        self.lookups
-            .follow(behalf::sources(&facts.host.links, &rows));
-        self.observer.apply(rows, machine).await;
+        self.traffic.apply(facts, rows, machine).await;
     }
 
     fn problem(&self) -> Option<Failure> {
-        let reason = self.observer.nothing_works()?;
-        // Room may come, and the reason is in every row.
-        limits::room(object::DESCRIPTORS).ok()?;
-        Some(explain(anyhow::anyhow!("attach to interfaces: {reason}")))
+        self.traffic.problem()
     }
 
     async fn event(&mut self) {
         std::future::pending().await
     }
 
-    async fn frame(&mut self, machine: &Machine, warnings: Vec<Warning>) -> Result<Frame, Failure> {
-        let mut sample = self
-            .observer
-            .sample(machine, host(), SystemTime::now(), warnings)
-            .await;
-        self.lookups.complete(&mut sample);
-        self.lookups.forget(&sample);
-        let partial = self.lookups.is_partial()
-            || sample.namespaces.iter().any(|ns| {
-                ns.state == State::Up
-                    && (ns.reason.is_some() || ns.interfaces.iter().any(|i| i.hook == Hook::None))
-            });
+    async fn frame(
+        &mut self,
+        machine: &Machine,
+        warnings: Vec<Warning>,
+    ) -> Result<Frame<Bytes>, Failure> {
+        let sample = self.traffic.sample(machine, warnings).await;
+        self.traffic.lookups.forget(&sample);
+        let partial = self.traffic.is_partial(&sample);
         let before = self.before.take();
         let view = View::new(before.as_ref(), &sample, self.config.pace.interval);
         let bytes = self
@@ -140,18 +92,18 @@ impl Subject for Traffic {
         };
         self.before = Some(sample);
         Ok(Frame {
-            bytes,
+            product: bytes,
             warnings,
             partial,
         })
     }
 
     async fn close(self, machine: &Machine) {
-        self.observer.shut_down(machine).await;
+        self.traffic.close(machine).await;
     }
 }
 
-impl Traffic {
+impl Watch {
     fn draw(&mut self, view: &View<'_>) -> std::io::Result<Bytes> {
         let mut frame = BytesMut::new().writer();
         match self.config.pace.format {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::ledger::{Count, advance};
 use super::route::{
     Family, Hit, Hop, Match, Origin, Prefix, Route, RouteType, TABLE_LOCAL, TABLE_MAIN,
 };
@@ -33,6 +34,22 @@ impl Hits {
             Origin::Input => &mut self.input,
             Origin::Forward => &mut self.forward,
         }
+    }
+}
+
+impl Count for Hits {
+    fn advance(&mut self, now: &Self) -> Self {
+        Self {
+            output: advance(&mut self.output, now.output),
+            input: advance(&mut self.input, now.input),
+            forward: advance(&mut self.forward, now.forward),
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.output += more.output;
+        self.input += more.input;
+        self.forward += more.forward;
     }
 }
 

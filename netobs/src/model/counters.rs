@@ -3,6 +3,8 @@
 use netobs_common::{CLASS_ARP, CLASS_IPV6, CLASS_OTHER, CLASSES, Cell, Record};
 use serde::{Deserialize, Serialize};
 
+use super::ledger::{Count, advance};
+
 /// One value for each direction, as the namespace sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Directions<T> {
@@ -54,6 +56,15 @@ impl Tally {
 }
 
 impl Tally {
+    fn advance(&mut self, now: &Self) -> Self {
+        Self {
+            packets: advance(&mut self.packets, now.packets),
+            bytes: advance(&mut self.bytes, now.bytes),
+            segments: advance(&mut self.segments, now.segments),
+            wire_bytes: advance(&mut self.wire_bytes, now.wire_bytes),
+        }
+    }
+
     fn since(&self, before: &Self) -> Option<Self> {
         Some(Self {
             packets: self.packets.checked_sub(before.packets)?,
@@ -204,6 +215,47 @@ impl Counters {
         self.broadcast += record.broadcast;
         self.multicast += record.multicast;
         self.fragments += record.fragments;
+    }
+}
+
+impl Count for Counters {
+    fn advance(&mut self, now: &Self) -> Self {
+        let mut more = Self {
+            classes: Default::default(),
+            syn: advance(&mut self.syn, now.syn),
+            fin: advance(&mut self.fin, now.fin),
+            rst: advance(&mut self.rst, now.rst),
+            broadcast: advance(&mut self.broadcast, now.broadcast),
+            multicast: advance(&mut self.multicast, now.multicast),
+            fragments: advance(&mut self.fragments, now.fragments),
+        };
+        for ((more, last), now) in more
+            .classes
+            .iter_mut()
+            .zip(&mut self.classes)
+            .zip(&now.classes)
+        {
+            *more = last.advance(now);
+        }
+        more
+    }
+
+    fn add(&mut self, more: &Self) {
+        Self::add(self, more);
+    }
+}
+
+impl<C: Count> Count for Directions<C> {
+    fn advance(&mut self, now: &Self) -> Self {
+        Self {
+            rx: self.rx.advance(&now.rx),
+            tx: self.tx.advance(&now.tx),
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.rx.add(&more.rx);
+        self.tx.add(&more.tx);
     }
 }
 

@@ -9,6 +9,8 @@ use netobs_common::routes::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::ledger::{Count, advance};
+
 /// How routing decisions are observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -168,6 +170,83 @@ impl Lookups {
             ipv6: self.ipv6.filter(|_| ipv6),
             ..self
         }
+    }
+}
+
+impl Count for Origins {
+    fn advance(&mut self, now: &Self) -> Self {
+        Self {
+            output: advance(&mut self.output, now.output),
+            input: advance(&mut self.input, now.input),
+            forward: advance(&mut self.forward, now.forward),
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.output += more.output;
+        self.input += more.input;
+        self.forward += more.forward;
+    }
+}
+
+impl Count for Decisions {
+    fn advance(&mut self, now: &Self) -> Self {
+        Self {
+            all: self.all.advance(&now.all),
+            failed: self.failed.advance(&now.failed),
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.all.add(&more.all);
+        self.failed.add(&more.failed);
+    }
+}
+
+impl Count for Failures {
+    fn advance(&mut self, now: &Self) -> Self {
+        Self {
+            no_route: advance(&mut self.no_route, now.no_route),
+            unreachable: advance(&mut self.unreachable, now.unreachable),
+            blackhole: advance(&mut self.blackhole, now.blackhole),
+            prohibit: advance(&mut self.prohibit, now.prohibit),
+            rp_filter: advance(&mut self.rp_filter, now.rp_filter),
+            martian: advance(&mut self.martian, now.martian),
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.no_route += more.no_route;
+        self.unreachable += more.unreachable;
+        self.blackhole += more.blackhole;
+        self.prohibit += more.prohibit;
+        self.rp_filter += more.rp_filter;
+        self.martian += more.martian;
+    }
+}
+
+impl Count for Lookups {
+    fn advance(&mut self, now: &Self) -> Self {
+        let family = |last: &mut Option<Decisions>, now: &Option<Decisions>| {
+            now.as_ref()
+                .map(|now| last.get_or_insert_default().advance(now))
+        };
+        Self {
+            ipv4: family(&mut self.ipv4, &now.ipv4),
+            ipv6: family(&mut self.ipv6, &now.ipv6),
+            failures: self.failures.advance(&now.failures),
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        let family = |sum: &mut Option<Decisions>, more: &Option<Decisions>| {
+            if let Some(more) = more {
+                sum.get_or_insert_default().add(more);
+            }
+        };
+        family(&mut self.ipv4, &more.ipv4);
+        family(&mut self.ipv6, &more.ipv6);
+        self.failures.add(&more.failures);
     }
 }
 

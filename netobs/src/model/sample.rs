@@ -217,6 +217,9 @@ pub struct Namespace {
     pub interfaces: Vec<Interface>,
     /// What interfaces counted that the namespace no longer has.
     pub retired: Directions<Counters>,
+    /// The last of those interfaces, of one that is there: their counters are in `retired`.
+    #[serde(default)]
+    pub former: Vec<Interface>,
     /// Its routing decisions; `None` where they are not observed.
     #[serde(default)]
     pub lookups: Option<Lookups>,
@@ -302,6 +305,10 @@ pub struct Observer {
 /// pass, as the kernel's message was heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lags {
+    /// Interfaces that waited no longer than the [bound](Self::BOUNDS) of the same place,
+    /// and longer than the one before.
+    #[serde(default)]
+    pub within: [u64; Lags::BOUNDS.len()],
     /// Interfaces.
     pub count: u64,
     /// All together.
@@ -311,8 +318,25 @@ pub struct Lags {
 }
 
 impl Lags {
+    /// Upper bounds, to count by.
+    pub const BOUNDS: [Duration; 10] = [
+        Duration::from_millis(1),
+        Duration::from_millis(2),
+        Duration::from_millis(5),
+        Duration::from_millis(10),
+        Duration::from_millis(20),
+        Duration::from_millis(50),
+        Duration::from_millis(100),
+        Duration::from_millis(250),
+        Duration::from_millis(500),
+        Duration::from_secs(1),
+    ];
+
     /// One more interface.
     pub fn add(&mut self, lag: Duration) {
+        if let Some(place) = Self::BOUNDS.iter().position(|bound| lag <= *bound) {
+            self.within[place] += 1;
+        }
         self.count += 1;
         self.sum += lag;
         self.max = self.max.max(lag);

@@ -40,6 +40,7 @@ pub(super) fn namespace(row: &Row) -> sample::Namespace {
         members: row.members.clone(),
         interfaces: row.interfaces.iter().map(described).collect(),
         retired: Directions::default(),
+        former: Vec::new(),
         lookups: None,
         behalf: Behalf::default(),
     }

@@ -155,6 +155,8 @@ pub struct Observer {
     /// When we had looked for the first time.
     began: Option<Instant>,
     lags: sample::Lags,
+    /// What copies of the programs did that are no more.
+    former: sample::Observer,
     /// What the machine had lost before we began.
     beginning: Evidence,
 }
@@ -209,6 +211,7 @@ impl Observer {
             passable: HashMap::new(),
             began: None,
             lags: sample::Lags::default(),
+            former: sample::Observer::default(),
             beginning: causes::baseline(),
         })
     }
@@ -357,12 +360,11 @@ impl Observer {
     /// Copies of the programs that hang nowhere any more.
     fn drop_unused(&mut self) {
         let used: HashSet<NsKey> = self.observed.keys().map(|spot| spot.scope).collect();
-        let unused = self
-            .inside
-            .extract_if(|key, _| !used.contains(key))
-            .filter_map(|(_, programs)| programs.part().cloned());
-        for part in unused {
-            if let Err(error) = part.remove() {
+        for (_, programs) in self.inside.extract_if(|key, _| !used.contains(key)) {
+            add_programs(&mut self.former, &programs);
+            if let Some(part) = programs.part().cloned()
+                && let Err(error) = part.remove()
+            {
                 debug!("{error:#}");
             }
         }
@@ -734,6 +736,10 @@ impl Observer {
             .filter(|row| self.settings.selection.includes(row) && !self.is_passing(row))
             .map(|row| sample::Namespace {
                 retired: self.past.get(&row.key).map(Past::total).unwrap_or_default(),
+                former: self
+                    .past
+                    .get(&row.key)
+                    .map_or_else(Vec::new, |past| past.ended.clone()),
                 interfaces: row
                     .interfaces
                     .iter()
@@ -813,19 +819,10 @@ impl Observer {
     }
 
     fn about(&self) -> sample::Observer {
-        let copies = || std::iter::once(&self.host).chain(self.inside.values());
-        let mut about = sample::Observer::default();
-        for copy in copies() {
-            about.lost += copy.lost();
-            for program in copy.programs() {
-                match about.programs.iter_mut().find(|p| p.name == program.name) {
-                    Some(sum) => {
-                        sum.runs = sum.runs.zip(program.runs).map(|(a, b)| a + b);
-                        sum.run_ns = sum.run_ns.zip(program.run_ns).map(|(a, b)| a + b);
-                    }
-                    None => about.programs.push(program),
-                }
-            }
+        let copies = std::iter::once(&self.host).chain(self.inside.values());
+        let mut about = self.former.clone();
+        for copy in copies {
+            add_programs(&mut about, copy);
         }
         about.programs.sort_by(|a, b| a.name.cmp(&b.name));
         about
@@ -866,6 +863,21 @@ impl Observer {
                     spot.ifindex
                 );
             }
+        }
+    }
+}
+
+/// Adds what a copy of the programs did and could not credit.
+fn add_programs(about: &mut sample::Observer, copy: &Programs) {
+    about.lost += copy.lost();
+    for program in copy.programs() {
+        match about.programs.iter_mut().find(|p| p.name == program.name) {
+            Some(sum) => {
+                sum.runs = sum.runs.zip(program.runs).map(|(a, b)| a + b);
+                sum.run_ns = sum.run_ns.zip(program.run_ns).map(|(a, b)| a + b);
+                sum.missed = sum.missed.zip(program.missed).map(|(a, b)| a + b);
+            }
+            None => about.programs.push(program),
         }
     }
 }

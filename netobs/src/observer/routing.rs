@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::Chain,
-    inventory::{behalf, build::Row, facts::Facts, select::Selection},
+    inventory::{build::Row, select::Selection},
     model::{
         book::Book,
         remarks,
@@ -54,7 +54,6 @@ struct Shown {
 
 /// Follows routing decisions and tables.
 pub struct RoutingObserver {
-    lookups: LookupObserver,
     selection: Selection,
     names: Names,
     /// Whether netlink tells of changes in other namespaces.
@@ -72,12 +71,11 @@ pub struct RoutingObserver {
 }
 
 impl RoutingObserver {
-    /// Joins `lookups` with the tables of what `selection` includes.
+    /// Joins lookups with the tables of what `selection` includes.
     /// `hears_others`: netlink tells of changes in other namespaces too.
     #[must_use]
-    pub fn new(lookups: LookupObserver, selection: Selection, hears_others: bool) -> Self {
+    pub fn new(selection: Selection, hears_others: bool) -> Self {
         Self {
-            lookups,
             selection,
             names: Names::default(),
             hears_others,
@@ -88,12 +86,6 @@ impl RoutingObserver {
             read_at: None,
             overruns: 0,
         }
-    }
-
-    /// Whether something that was asked for is not observed.
-    #[must_use]
-    pub fn is_partial(&self) -> bool {
-        self.lookups.is_partial()
     }
 
     /// Takes what netlink told.
@@ -117,9 +109,7 @@ impl RoutingObserver {
     }
 
     /// Adjusts to what was found on the machine.
-    pub async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
-        self.lookups
-            .follow(behalf::sources(&facts.host.links, &rows));
+    pub async fn apply(&mut self, rows: Vec<Row>, machine: &Machine) {
         let mut old = std::mem::take(&mut self.shown);
         let rows = self.names.select(rows, &self.selection, |key| {
             old.get(&key).map(|shown| &shown.row)
@@ -176,17 +166,11 @@ impl RoutingObserver {
         shown.interfaces.extend(machine.interface_names(key));
     }
 
-    /// Reads everything.
-    pub async fn sample(
-        &mut self,
-        machine: &Machine,
-        host: Host,
-        time: SystemTime,
-        warnings: Vec<Warning>,
-    ) -> RoutingSample {
-        // Hits first: a route that they met is in the tables, or has gone and was
-        // told of.
-        let added = self.added();
+    /// Reads the hits, then the tables: a route that was met is there, or has gone and was
+    /// told of. To be called before the totals of lookups are read, so that there are no
+    /// more hits than lookups.
+    pub async fn update(&mut self, lookups: &LookupObserver, machine: &Machine) {
+        let added = self.added(lookups);
         let all = self.read_at.is_none_or(|at| at.elapsed() >= STALE);
         if all {
             self.read_at = Some(Instant::now());
@@ -211,11 +195,16 @@ impl RoutingObserver {
             self.read(key, machine).await;
         }
         self.credit(&added);
-        // Totals first: what fails meanwhile shall not look forgotten.
-        let mut sample = self.totals(host, time, warnings);
-        let mut failures = self.failures();
-        self.describe_maps(&mut sample, failures.values().map(Vec::len).sum());
-        self.lookups.forget(&sample);
+    }
+
+    /// Joins the namespaces of `sample`, as of [`Self::bare`] and with their totals of
+    /// lookups, with their routes and failures. The failures are read after the totals:
+    /// what fails meanwhile shall not look forgotten. Then what is no longer of use is
+    /// [forgotten](LookupObserver::forget).
+    pub fn join(&mut self, lookups: &mut LookupObserver, mut sample: Sample) -> RoutingSample {
+        let mut failures = failures(lookups);
+        self.describe_maps(lookups, &mut sample, failures.values().map(Vec::len).sum());
+        lookups.forget(&sample);
         let unattributed_failures = failures.remove(&0).unwrap_or_default();
         let past: HashMap<NsKey, Shown> = std::mem::take(&mut self.gone)
             .into_iter()
@@ -253,8 +242,9 @@ impl RoutingObserver {
         }
     }
 
-    /// The totals of all namespaces that are or were shown.
-    fn totals(&mut self, host: Host, time: SystemTime, warnings: Vec<Warning>) -> Sample {
+    /// All namespaces that are or were shown, with nothing counted of them yet.
+    #[must_use]
+    pub fn bare(&self, host: Host, time: SystemTime, warnings: Vec<Warning>) -> Sample {
         let up = self
             .shown
             .values()
@@ -272,7 +262,6 @@ impl RoutingObserver {
             observer: Observer::default(),
             warnings,
         };
-        self.lookups.complete(&mut sample);
         for shown in self.shown.values() {
             if let Some(reason) = shown.row.reason.as_ref().or(shown.trouble.as_ref()) {
                 sample.warnings.push(Warning {
@@ -297,8 +286,8 @@ impl RoutingObserver {
     }
 
     /// Adds how full the maps of routes and destinations are.
-    fn describe_maps(&self, sample: &mut Sample, failures: usize) {
-        let Some(programs) = self.lookups.programs() else {
+    fn describe_maps(&self, lookups: &LookupObserver, sample: &mut Sample, failures: usize) {
+        let Some(programs) = lookups.programs() else {
             return;
         };
         let maps = programs.detail_maps(self.counted.len(), failures);
@@ -308,8 +297,8 @@ impl RoutingObserver {
     }
 
     /// What was counted since the last time.
-    fn added(&mut self) -> Vec<(HitKey, i64)> {
-        let Some(programs) = self.lookups.programs() else {
+    fn added(&mut self, lookups: &LookupObserver) -> Vec<(HitKey, i64)> {
+        let Some(programs) = lookups.programs() else {
             return Vec::new();
         };
         let hits = match programs.hits() {
@@ -365,36 +354,35 @@ impl RoutingObserver {
             shown.book.credit(&hit, *count, told.unwrap_or(&empty));
         }
     }
+}
 
-    /// Failed lookups by cookie, the most frequent first.
-    fn failures(&self) -> HashMap<u64, Vec<FailureShown>> {
-        let mut result: HashMap<u64, Vec<FailureShown>> = HashMap::new();
-        let Some(programs) = self.lookups.programs() else {
-            return result;
+/// Failed lookups by cookie, the most frequent first.
+fn failures(lookups: &LookupObserver) -> HashMap<u64, Vec<FailureShown>> {
+    let mut result: HashMap<u64, Vec<FailureShown>> = HashMap::new();
+    let Some(programs) = lookups.programs() else {
+        return result;
+    };
+    for (key, count) in programs.failures().unwrap_or_default() {
+        // What was taken back altogether.
+        if count == 0 || count > u64::MAX / 2 {
+            continue;
+        }
+        let Ok(failure) = Failure::new(&key, count) else {
+            continue;
         };
-        for (key, count) in programs.failures().unwrap_or_default() {
-            // What was taken back altogether.
-            if count == 0 || count > u64::MAX / 2 {
-                continue;
-            }
-            let Ok(failure) = Failure::new(&key, count) else {
-                continue;
-            };
-            let reason = failure.reason.map(|number| programs.reason(number));
-            result
-                .entry(key.cookie)
-                .or_default()
-                .push(FailureShown { failure, reason });
-        }
-        for failures in result.values_mut() {
-            failures.sort_by(|a, b| {
-                let key =
-                    |f: &FailureShown| (f.failure.destination, f.failure.class, f.failure.origin);
-                (b.failure.count, key(a)).cmp(&(a.failure.count, key(b)))
-            });
-        }
+        let reason = failure.reason.map(|number| programs.reason(number));
         result
+            .entry(key.cookie)
+            .or_default()
+            .push(FailureShown { failure, reason });
     }
+    for failures in result.values_mut() {
+        failures.sort_by(|a, b| {
+            let key = |f: &FailureShown| (f.failure.destination, f.failure.class, f.failure.origin);
+            (b.failure.count, key(a)).cmp(&(a.failure.count, key(b)))
+        });
+    }
+    result
 }
 
 fn routing(ns: Namespace, shown: &Shown, failures: Vec<FailureShown>) -> Routing {

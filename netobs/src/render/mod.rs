@@ -4,6 +4,7 @@ pub mod csv;
 pub mod doctor;
 pub mod json;
 pub mod list;
+pub mod metrics;
 pub mod names;
 pub mod routes;
 pub mod table;

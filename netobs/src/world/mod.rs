@@ -9,6 +9,7 @@ mod multicast;
 pub mod netlink;
 pub mod netns;
 pub mod offload;
+pub mod own_process;
 pub mod privilege;
 pub mod rcu;
 pub mod route_events;

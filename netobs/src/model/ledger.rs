@@ -1,0 +1,277 @@
+//! Counters that are called by a label and outlive what they count: of a container that
+//! is restarted, one goes on where the other ended.
+//!
+//! An account grows by what its sources have counted more than the last time, and never
+//! shrinks. When all its sources have ended it is shown for a while, then it rests; a new
+//! source of the same label wakes it.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    time::{Duration, SystemTime},
+};
+
+/// Accounts without a source that are kept: more than a scraper misses, less than what
+/// fills memory where every container has a name of its own.
+const KEPT: usize = 10_000;
+
+/// What can be counted.
+pub trait Count: Clone + Default {
+    /// Takes the new reading `now` and returns what it has more than the last. What has
+    /// gone back counts again once it is beyond where it was.
+    fn advance(&mut self, now: &Self) -> Self;
+
+    /// Adds to an account.
+    fn add(&mut self, more: &Self);
+}
+
+/// One number of a reading: `last` becomes the larger of both, and the difference is
+/// returned.
+pub fn advance(last: &mut u64, now: u64) -> u64 {
+    let more = now.saturating_sub(*last);
+    *last += more;
+    more
+}
+
+impl Count for u64 {
+    fn advance(&mut self, now: &Self) -> Self {
+        advance(self, *now)
+    }
+
+    fn add(&mut self, more: &Self) {
+        *self += more;
+    }
+}
+
+/// Accounts called `Label` of sources known by `Source`.
+#[derive(Debug)]
+pub struct Ledger<Label, Source, C> {
+    accounts: HashMap<Label, Account<C>>,
+    sources: HashMap<Source, Reading<Label, C>>,
+    round: u64,
+}
+
+#[derive(Debug, Default)]
+struct Account<C> {
+    sum: C,
+    /// When a live source was seen last.
+    round: u64,
+    ended: Option<Ended>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    at: SystemTime,
+    /// Whether the last state was shown.
+    shown: bool,
+}
+
+#[derive(Debug)]
+struct Reading<Label, C> {
+    label: Label,
+    last: C,
+    round: u64,
+    ended: bool,
+}
+
+impl<Label, Source, C> Default for Ledger<Label, Source, C> {
+    fn default() -> Self {
+        Self {
+            accounts: HashMap::new(),
+            sources: HashMap::new(),
+            round: 1,
+        }
+    }
+}
+
+impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source, C> {
+    /// A source that is there has counted so much.
+    pub fn live(&mut self, label: Label, source: Source, now: &C) {
+        let round = self.round;
+        let reading = self.sources.entry(source).or_insert_with(|| Reading {
+            label: label.clone(),
+            last: C::default(),
+            round,
+            ended: false,
+        });
+        let more = reading.last.advance(now);
+        reading.round = round;
+        reading.label.clone_from(&label);
+        let account = self.accounts.entry(label).or_default();
+        account.sum.add(&more);
+        account.round = round;
+        account.ended = None;
+    }
+
+    /// A source has ended with so much; it may be told again. `label` is what it is called
+    /// if it was never seen before.
+    pub fn ended(&mut self, label: Label, source: Source, last: &C, at: SystemTime) {
+        let round = self.round;
+        let reading = self.sources.entry(source).or_insert_with(|| Reading {
+            label,
+            last: C::default(),
+            round,
+            ended: false,
+        });
+        let again = std::mem::replace(&mut reading.ended, true);
+        let more = reading.last.advance(last);
+        reading.round = round;
+        let account = self.accounts.entry(reading.label.clone()).or_default();
+        account.sum.add(&more);
+        if !again && account.round != round {
+            account
+                .ended
+                .get_or_insert(Ended { at, shown: false })
+                .shown = false;
+        }
+    }
+
+    /// All sources have been told of.
+    pub fn settle(&mut self, at: SystemTime) {
+        let round = self.round;
+        self.sources.retain(|_, reading| reading.round == round);
+        for account in self.accounts.values_mut() {
+            if account.round != round {
+                account.ended.get_or_insert(Ended { at, shown: false });
+            }
+        }
+        let mut resting: Vec<SystemTime> = self
+            .accounts
+            .values()
+            .filter_map(|account| account.ended.map(|ended| ended.at))
+            .collect();
+        if resting.len() > KEPT {
+            let surplus = resting.len() - KEPT;
+            let (_, limit, _) = resting.select_nth_unstable(surplus);
+            let limit = *limit;
+            let young = |account: &Account<C>| account.ended.is_none_or(|ended| ended.at >= limit);
+            self.accounts.retain(|_, account| young(account));
+        }
+        self.round += 1;
+    }
+
+    /// Whether there is an account called `label`.
+    #[must_use]
+    pub fn knows(&self, label: &Label) -> bool {
+        self.accounts.contains_key(label)
+    }
+
+    /// What is to be shown: of live sources, and for `grace` after their end, and until it
+    /// was shown once.
+    pub fn show(&mut self, now: SystemTime, grace: Duration) -> Vec<(Label, C)> {
+        self.accounts
+            .iter_mut()
+            .filter_map(|(label, account)| {
+                if let Some(ended) = &mut account.ended {
+                    let over = now.duration_since(ended.at).is_ok_and(|age| age >= grace);
+                    if std::mem::replace(&mut ended.shown, true) && over {
+                        return None;
+                    }
+                }
+                Some((label.clone(), account.sum.clone()))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(60);
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn shown(ledger: &mut Ledger<&'static str, u32, u64>, now: u64) -> Vec<(&'static str, u64)> {
+        let mut all = ledger.show(at(now), GRACE);
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn a_restart_goes_on_where_the_last_life_ended() {
+        let mut ledger = Ledger::default();
+        ledger.live("web", 1, &100);
+        ledger.settle(at(0));
+        assert_eq!(shown(&mut ledger, 0), [("web", 100)]);
+        // Its end, with what came after the last reading, and the next life.
+        ledger.ended("web", 1, &130, at(1));
+        ledger.live("web", 2, &7);
+        ledger.settle(at(1));
+        assert_eq!(shown(&mut ledger, 1), [("web", 137)]);
+        ledger.live("web", 2, &10);
+        ledger.settle(at(2));
+        assert_eq!(shown(&mut ledger, 2), [("web", 140)]);
+    }
+
+    #[test]
+    fn what_has_ended_is_shown_for_a_while_and_once_at_least() {
+        let mut ledger = Ledger::default();
+        ledger.live("a", 1, &1);
+        ledger.live("b", 2, &2);
+        ledger.settle(at(0));
+        ledger.ended("a", 1, &5, at(10));
+        ledger.live("b", 2, &2);
+        ledger.settle(at(10));
+        assert_eq!(shown(&mut ledger, 69), [("a", 5), ("b", 2)]);
+        assert_eq!(shown(&mut ledger, 70), [("b", 2)]);
+        // Nobody has asked for a long time.
+        ledger.ended("b", 2, &9, at(80));
+        ledger.settle(at(80));
+        assert_eq!(shown(&mut ledger, 1000), [("b", 9)]);
+        assert_eq!(shown(&mut ledger, 1001), []);
+        // And back again.
+        ledger.live("a", 3, &1);
+        ledger.settle(at(1002));
+        assert_eq!(shown(&mut ledger, 1003), [("a", 6)]);
+    }
+
+    #[test]
+    fn an_end_that_is_told_again_is_the_same() {
+        let mut ledger = Ledger::default();
+        ledger.live("a", 1, &1);
+        ledger.settle(at(0));
+        for second in 1..5 {
+            ledger.ended("a", 1, &4, at(second));
+            ledger.settle(at(second));
+        }
+        // Somebody who lived between two looks.
+        ledger.ended("short", 2, &3, at(5));
+        ledger.settle(at(5));
+        assert_eq!(shown(&mut ledger, 6), [("a", 4), ("short", 3)]);
+        assert_eq!(shown(&mut ledger, 61), [("short", 3)]);
+    }
+
+    #[test]
+    fn by_another_label_only_what_comes_then_is_counted() {
+        let mut ledger = Ledger::default();
+        ledger.live("eth0", 1, &100);
+        ledger.settle(at(0));
+        ledger.live("wan0", 1, &110);
+        ledger.live("eth0", 2, &3);
+        ledger.settle(at(1));
+        assert_eq!(shown(&mut ledger, 1), [("eth0", 103), ("wan0", 10)]);
+        // What went back counts again beyond where it was.
+        ledger.live("wan0", 1, &105);
+        ledger.live("eth0", 2, &3);
+        ledger.settle(at(2));
+        ledger.live("wan0", 1, &112);
+        ledger.live("eth0", 2, &3);
+        ledger.settle(at(3));
+        assert_eq!(shown(&mut ledger, 3), [("eth0", 103), ("wan0", 12)]);
+    }
+
+    #[test]
+    fn resting_accounts_are_bounded_the_oldest_go_first() {
+        let mut ledger = Ledger::<u64, u64, u64>::default();
+        for number in 0..KEPT as u64 + 100 {
+            ledger.ended(number, number, &1, at(number));
+            ledger.settle(at(number));
+        }
+        let mut all = ledger.show(at(0), GRACE);
+        all.sort_unstable();
+        assert_eq!((all.len(), all[0].0), (KEPT, 100));
+    }
+}

@@ -1,0 +1,9 @@
+//! Metrics over HTTP.
+
+mod listen;
+mod pages;
+mod server;
+
+pub use listen::{Bound, Listen};
+pub use pages::{Pages, Request};
+pub use server::Server;
