@@ -1,5 +1,6 @@
-//! Metrics over HTTP.
+//! Metrics over HTTP, and to whom.
 
+pub mod config;
 mod listen;
 mod pages;
 mod server;
