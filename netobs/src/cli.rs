@@ -70,6 +70,13 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Remove what an ended netobs left (pins, clsact filters of ours), and nothing else
     Clean(PinArgs),
+    /// Print the JSON Schema of an output
+    #[command(arg_required_else_help = true)]
+    Schema {
+        /// Of which output
+        #[arg(value_enum)]
+        name: SchemaArg,
+    },
     /// Print a completion script
     Completions {
         /// For which shell
@@ -129,6 +136,19 @@ pub struct PaceArgs {
     pub output: OutputArg,
 }
 
+/// Which columns.
+#[derive(Debug, Args)]
+pub struct ColumnArgs {
+    /// Columns of -o csv and their order; "help" shows the names of all [default: all]
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        env = "NETOBS_FIELDS",
+        value_delimiter = ','
+    )]
+    pub fields: Vec<String>,
+}
+
 /// `netobs watch`.
 #[derive(Debug, Args)]
 pub struct WatchArgs {
@@ -138,6 +158,9 @@ pub struct WatchArgs {
     /// How often, and how.
     #[command(flatten)]
     pub pace: PaceArgs,
+    /// Which columns.
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     /// How many namespaces can have route lookups counted
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
     pub max_namespaces: u32,
@@ -251,6 +274,9 @@ pub struct RoutesArgs {
     /// How often, and how.
     #[command(flatten)]
     pub pace: PaceArgs,
+    /// Which columns.
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     /// How many namespaces can have route lookups counted
     #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
     pub max_namespaces: u32,
@@ -277,6 +303,9 @@ pub struct ListArgs {
         env = "NETOBS_OUTPUT"
     )]
     pub output: OutputArg,
+    /// Which columns.
+    #[command(flatten)]
+    pub columns: ColumnArgs,
 }
 
 /// `netobs doctor`.
@@ -311,6 +340,20 @@ pub enum DoctorOutputArg {
     Table,
     /// For scripts: one object
     Json,
+}
+
+/// Outputs that have a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaArg {
+    /// netobs.sample/1: a line of `netobs watch -o json`
+    #[value(alias = "watch")]
+    Sample,
+    /// netobs.list/1: what `netobs list -o json` prints
+    List,
+    /// netobs.routes/1: a line of `netobs routes -o json`
+    Routes,
+    /// netobs.doctor/1: what `netobs doctor -o json` prints
+    Doctor,
 }
 
 /// When to use colour.

@@ -6,6 +6,7 @@ use crate::{
     cli,
     error::{Cause, Failure},
     inventory::{build::Options, select::Selection},
+    render::{columns::Columns, csv, routes},
     web::Listen,
     world::engine::Address,
 };
@@ -96,6 +97,8 @@ pub struct Watch {
     pub scope: Scope,
     /// How often and how.
     pub pace: Pace,
+    /// Columns of CSV.
+    pub columns: Columns,
     /// How to count.
     pub traffic: Traffic,
 }
@@ -143,6 +146,8 @@ pub struct Routes {
     pub pace: Pace,
     /// Namespaces to count lookups of.
     pub max_namespaces: u32,
+    /// Columns of CSV.
+    pub columns: Columns,
     /// Destinations to make room for.
     pub max_destinations: u32,
     /// Failed destinations to remember.
@@ -158,6 +163,8 @@ pub struct List {
     pub scope: Scope,
     /// Format.
     pub format: Format,
+    /// Columns of CSV.
+    pub columns: Columns,
 }
 
 /// `netobs doctor`.
@@ -227,6 +234,39 @@ impl From<cli::OutputArg> for Format {
     }
 }
 
+/// The columns that there are, where `--fields help` asks for them.
+#[must_use]
+pub fn fields_to_tell(command: &cli::Command) -> Option<Vec<String>> {
+    let (args, known) = match command {
+        cli::Command::Watch(args) => (&args.columns, csv::sample_fields()),
+        cli::Command::List(args) => (&args.columns, csv::list_fields()),
+        cli::Command::Routes(args) => (&args.columns, routes::csv_fields()),
+        _ => return None,
+    };
+    (args.fields == ["help"]).then_some(known)
+}
+
+/// The columns asked for, of those that are `known`.
+fn columns(args: &cli::ColumnArgs, format: Format, known: &[String]) -> Result<Columns, Failure> {
+    let usage = |why: String| Failure::words(Cause::Usage, format!("--fields: {why}"));
+    let wanted: Vec<String> = args
+        .fields
+        .iter()
+        .map(|name| name.trim().to_owned())
+        .collect();
+    // An empty variable is as good as none.
+    if wanted.is_empty() || wanted == [""] {
+        return Ok(Columns::default());
+    }
+    if format != Format::Csv {
+        return Err(usage(
+            "chooses columns of CSV: add `-o csv` (or take NETOBS_FIELDS out of the environment)"
+                .to_owned(),
+        ));
+    }
+    Columns::new(known, &wanted).map_err(usage)
+}
+
 impl Pace {
     /// Refuses an interval out of range.
     fn new(args: &cli::PaceArgs) -> Result<Self, Failure> {
@@ -252,12 +292,18 @@ impl Watch {
     /// From the arguments.
     ///
     /// # Errors
-    /// For an interval out of range, or an engine address that makes no sense.
+    /// For an interval out of range, columns that there are not, or an engine address
+    /// that makes no sense.
     pub fn new(global: &cli::Global, args: &cli::WatchArgs) -> Result<Self, Failure> {
         Ok(Self {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
             pace: Pace::new(&args.pace)?,
+            columns: columns(
+                &args.columns,
+                args.pace.output.into(),
+                &csv::sample_fields(),
+            )?,
             traffic: Traffic::new(&args.traffic, args.max_namespaces),
         })
     }
@@ -322,13 +368,19 @@ impl Routes {
     /// From the arguments.
     ///
     /// # Errors
-    /// For an interval out of range, or an engine address that makes no sense.
+    /// For an interval out of range, columns that there are not, or an engine address
+    /// that makes no sense.
     pub fn new(global: &cli::Global, args: &cli::RoutesArgs) -> Result<Self, Failure> {
         Ok(Self {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
             pace: Pace::new(&args.pace)?,
             max_namespaces: args.max_namespaces,
+            columns: columns(
+                &args.columns,
+                args.pace.output.into(),
+                &routes::csv_fields(),
+            )?,
             max_destinations: args.max_destinations,
             max_failures: args.max_failures,
         })
@@ -339,12 +391,13 @@ impl List {
     /// From the arguments.
     ///
     /// # Errors
-    /// For an engine address that makes no sense.
+    /// For columns that there are not, or an engine address that makes no sense.
     pub fn new(global: &cli::Global, args: &cli::ListArgs) -> Result<Self, Failure> {
         Ok(Self {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
             format: args.output.into(),
+            columns: columns(&args.columns, args.output.into(), &csv::list_fields())?,
         })
     }
 }

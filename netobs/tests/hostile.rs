@@ -9,7 +9,7 @@ use netobs::{
         sample::{Kind, Member, NsKey, Sample, Warning},
         view::View,
     },
-    render::{Style, csv, json, list, table, text},
+    render::{Style, columns::Columns, csv, json, list, table, text},
 };
 use proptest::{collection::vec, prelude::*, test_runner::FileFailurePersistence};
 
@@ -166,8 +166,8 @@ proptest! {
         let sample = sample(&names);
         let view = View::new(None, &sample, Duration::from_secs(1));
         let mut out = Vec::new();
-        csv::header(&mut out)?;
-        csv::sample(&view, &mut out)?;
+        csv::header(&Columns::default(), &mut out)?;
+        csv::sample(&view, &Columns::default(), &mut out)?;
         let output = String::from_utf8(out).expect("UTF-8");
         prop_assert!(!output.replace("\r\n", "").contains(steers));
         let mut reader = ::csv::Reader::from_reader(output.as_bytes());
@@ -179,7 +179,7 @@ proptest! {
         }
 
         let mut out = Vec::new();
-        csv::list(&sample.namespaces, &mut out)?;
+        csv::list(&sample.namespaces, &Columns::default(), &mut out)?;
         let mut reader = ::csv::Reader::from_reader(&out[..]);
         let records: Vec<_> = reader.records().collect::<Result<_, _>>().expect("equal lines");
         let interfaces = sample.namespaces.iter().flat_map(|ns| &ns.interfaces);

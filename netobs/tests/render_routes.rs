@@ -21,7 +21,7 @@ use netobs::{
             Host, Kind, MapInfo, Member, Namespace, NsKey, Observer, ProgramInfo, State, Warning,
         },
     },
-    render::{Style, routes},
+    render::{Style, columns::Columns, routes, schema},
 };
 
 /// Escape sequences, quotes, line breaks, text direction, CSV and formulas.
@@ -324,12 +324,7 @@ fn json_keeps_to_its_schema_and_its_snapshot() {
     assert_eq!(line.matches('\n').count(), 1, "one object per line");
     assert!(!line.contains('\u{1b}'), "no raw control characters");
     let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-    let file = format!(
-        "{}/../docs/schema/netobs.routes.schema.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    let schema = std::fs::read_to_string(&file).expect("the schema");
-    let schema = serde_json::from_str(&schema).expect("JSON");
+    let schema = serde_json::from_str(schema::ROUTES).expect("JSON");
     let validator = jsonschema::validator_for(&schema).expect("a schema");
     let errors: Vec<String> = validator
         .iter_errors(&value)
@@ -347,8 +342,8 @@ fn json_keeps_to_its_schema_and_its_snapshot() {
 fn csv_has_equal_lines_and_nothing_that_steers_a_terminal() {
     let sample = scene(HOSTILE, HOSTILE);
     let text = text(|out| {
-        routes::csv_header(out)?;
-        routes::csv(&sample, out)
+        routes::csv_header(&Columns::default(), out)?;
+        routes::csv(&sample, &Columns::default(), out)
     });
     assert!(
         text.split("\r\n")

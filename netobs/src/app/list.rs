@@ -54,7 +54,7 @@ pub(super) async fn run(config: config::List) -> Result<(), Failure> {
     let mut text = Vec::new();
     match config.format {
         Format::Table => list::table(&namespaces, config.common.color, &mut text),
-        Format::Csv => csv::list(&namespaces, &mut text),
+        Format::Csv => csv::list(&namespaces, &config.columns, &mut text),
         Format::Json => json::list(
             SystemTime::now(),
             &host(),

@@ -20,10 +20,11 @@ use log::LevelFilter;
 use nix::libc::{ENOMEM, EPERM};
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, SchemaArg},
     config,
     error::{Cause, Chain, Failure},
     model::sample::Host,
+    render::schema,
     world::{limits, privilege, seccomp, text},
 };
 
@@ -33,6 +34,9 @@ use crate::{
 /// With the exit code and what to tell.
 pub fn run(cli: Cli) -> Result<(), Failure> {
     start_log(cli.global.verbose);
+    if let Some(fields) = config::fields_to_tell(&cli.command) {
+        return print((fields.join("\n") + "\n").as_bytes());
+    }
     match &cli.command {
         Command::Watch(args) => {
             let config = config::Watch::new(&cli.global, args)?;
@@ -55,6 +59,15 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             block_on(doctor::run(config))
         }
         Command::Clean(args) => block_on(clean::run(&args.pin_path)),
+        Command::Schema { name } => print(
+            match name {
+                SchemaArg::Sample => schema::SAMPLE,
+                SchemaArg::List => schema::LIST,
+                SchemaArg::Routes => schema::ROUTES,
+                SchemaArg::Doctor => schema::DOCTOR,
+            }
+            .as_bytes(),
+        ),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "netobs", &mut script);

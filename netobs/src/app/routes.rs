@@ -143,9 +143,9 @@ impl Routing {
             Format::Json => routes::json(sample, self.config.pace.interval, &mut frame)?,
             Format::Csv => {
                 if !self.started {
-                    routes::csv_header(&mut frame)?;
+                    routes::csv_header(&self.config.columns, &mut frame)?;
                 }
-                routes::csv(sample, &mut frame)?;
+                routes::csv(sample, &self.config.columns, &mut frame)?;
             }
             Format::Table => {
                 let (style, terminal) = Screen::style(self.config.common.color);

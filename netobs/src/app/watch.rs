@@ -110,9 +110,9 @@ impl Watch {
             Format::Json => json::sample(view, &mut frame)?,
             Format::Csv => {
                 if !self.started {
-                    csv::header(&mut frame)?;
+                    csv::header(&self.config.columns, &mut frame)?;
                 }
-                csv::sample(view, &mut frame)?;
+                csv::sample(view, &self.config.columns, &mut frame)?;
             }
             Format::Table => {
                 let (style, terminal) = Screen::style(self.config.common.color);

@@ -1,4 +1,5 @@
-//! CSV (RFC 4180): a header, then one line per namespace and sample.
+//! CSV (RFC 4180): a header, then one line per namespace and sample. A header
+//! is for scripts: fields are added at the end, and none changes its name.
 //!
 //! Names are written as on the terminal, with control characters escaped:
 //! quoting alone would leave them whole for the next `cat`. JSON has them as
@@ -6,7 +7,7 @@
 
 use std::io;
 
-use super::{json::timestamp, text::harmless};
+use super::{columns::Columns, json::timestamp, text::harmless};
 use crate::model::{
     counters::{Counters, Tally},
     sample::Namespace,
@@ -44,11 +45,23 @@ const LOOKUPS: [&str; 4] = [
 ];
 const RATES: [&str; 3] = ["packets_per_s", "bytes_per_s", "segments_per_s"];
 
-/// Writes the header.
-///
-/// # Errors
-/// Where `out` fails.
-pub fn header(out: &mut dyn io::Write) -> io::Result<()> {
+const LIST: [&str; 11] = [
+    "namespace",
+    "cookie",
+    "inode",
+    "kind",
+    "interface",
+    "ifindex",
+    "mac",
+    "peer",
+    "peer_ifindex",
+    "master",
+    "addresses",
+];
+
+/// The names of all fields of a sample.
+#[must_use]
+pub fn sample_fields() -> Vec<String> {
     let mut fields: Vec<String> = HEAD.map(str::to_owned).into();
     for direction in ["rx", "tx"] {
         let mut add = |name: &str| fields.push(format!("{direction}_{name}"));
@@ -62,17 +75,25 @@ pub fn header(out: &mut dyn io::Write) -> io::Result<()> {
         RATES.iter().for_each(|name| add(name));
     }
     fields.extend(LOOKUPS.map(str::to_owned));
-    record(&fields, out)
+    fields
+}
+
+/// Writes the header.
+///
+/// # Errors
+/// Where `out` fails.
+pub fn header(columns: &Columns, out: &mut dyn io::Write) -> io::Result<()> {
+    columns.record(&sample_fields(), out)
 }
 
 /// Writes the rows of `view`.
 ///
 /// # Errors
 /// Where `out` fails.
-pub fn sample(view: &View<'_>, out: &mut dyn io::Write) -> io::Result<()> {
+pub fn sample(view: &View<'_>, columns: &Columns, out: &mut dyn io::Write) -> io::Result<()> {
     let time = timestamp(view.sample.time);
     for row in &view.rows {
-        record(&fields(&time, row), out)?;
+        columns.record(&fields(&time, row), out)?;
     }
     Ok(())
 }
@@ -151,25 +172,22 @@ fn direction(counters: Option<&Counters>, rate: Option<Rate>, fields: &mut Vec<S
     }
 }
 
+/// The names of all fields of `netobs list`.
+#[must_use]
+pub fn list_fields() -> Vec<String> {
+    LIST.map(str::to_owned).into()
+}
+
 /// Writes the interfaces of `netobs list`: a header, then one line each.
 ///
 /// # Errors
 /// Where `out` fails.
-pub fn list(namespaces: &[Namespace], out: &mut dyn io::Write) -> io::Result<()> {
-    let header = [
-        "namespace",
-        "cookie",
-        "inode",
-        "kind",
-        "interface",
-        "ifindex",
-        "mac",
-        "peer",
-        "peer_ifindex",
-        "master",
-        "addresses",
-    ];
-    record(&header.map(str::to_owned), out)?;
+pub fn list(
+    namespaces: &[Namespace],
+    columns: &Columns,
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    columns.record(&list_fields(), out)?;
     for ns in namespaces {
         let head = [
             harmless(&ns.name),
@@ -180,8 +198,8 @@ pub fn list(namespaces: &[Namespace], out: &mut dyn io::Write) -> io::Result<()>
         // A namespace without interfaces has a line too.
         if ns.interfaces.is_empty() {
             let mut fields = head.to_vec();
-            fields.resize(header.len(), String::new());
-            record(&fields, out)?;
+            fields.resize(LIST.len(), String::new());
+            columns.record(&fields, out)?;
         }
         for interface in &ns.interfaces {
             let peer = interface.peer.as_ref();
@@ -195,16 +213,8 @@ pub fn list(namespaces: &[Namespace], out: &mut dyn io::Write) -> io::Result<()>
                 harmless(peer.and_then(|p| p.master.as_deref()).unwrap_or_default()),
                 interface.addresses.join(" "),
             ]);
-            record(&fields, out)?;
+            columns.record(&fields, out)?;
         }
     }
     Ok(())
-}
-
-pub(super) fn record(fields: &[String], out: &mut dyn io::Write) -> io::Result<()> {
-    let mut writer = csv::WriterBuilder::new()
-        .terminator(csv::Terminator::CRLF)
-        .from_writer(out);
-    writer.write_record(fields)?;
-    writer.flush()
 }

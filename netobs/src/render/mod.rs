@@ -1,5 +1,6 @@
 //! From a view to text: one file per format. Pure: each gets a `Write`.
 
+pub mod columns;
 pub mod csv;
 pub mod doctor;
 pub mod json;
@@ -7,6 +8,7 @@ pub mod list;
 pub mod metrics;
 pub mod names;
 pub mod routes;
+pub mod schema;
 pub mod table;
 pub mod text;
 

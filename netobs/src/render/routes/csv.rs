@@ -9,7 +9,7 @@ use crate::{
         routing::{FailureShown, RoutingSample},
         sample::Namespace,
     },
-    render::{csv::record, json::timestamp, names, text::harmless},
+    render::{columns::Columns, json::timestamp, names, text::harmless},
 };
 
 const HEADER: [&str; 24] = [
@@ -39,12 +39,18 @@ const HEADER: [&str; 24] = [
     "count",
 ];
 
+/// The names of all fields.
+#[must_use]
+pub fn csv_fields() -> Vec<String> {
+    HEADER.map(str::to_owned).into()
+}
+
 /// Writes the header.
 ///
 /// # Errors
 /// Where `out` fails.
-pub fn csv_header(out: &mut dyn io::Write) -> io::Result<()> {
-    record(&HEADER.map(str::to_owned), out)
+pub fn csv_header(columns: &Columns, out: &mut dyn io::Write) -> io::Result<()> {
+    columns.record(&csv_fields(), out)
 }
 
 /// Writes the routes and failures of `sample`. What a record has no use for is
@@ -52,7 +58,7 @@ pub fn csv_header(out: &mut dyn io::Write) -> io::Result<()> {
 ///
 /// # Errors
 /// Where `out` fails.
-pub fn csv(sample: &RoutingSample, out: &mut dyn io::Write) -> io::Result<()> {
+pub fn csv(sample: &RoutingSample, columns: &Columns, out: &mut dyn io::Write) -> io::Result<()> {
     let time = timestamp(sample.time);
     for routing in &sample.namespaces {
         let head = head(&time, Some(&routing.namespace));
@@ -80,14 +86,14 @@ pub fn csv(sample: &RoutingSample, out: &mut dyn io::Write) -> io::Result<()> {
             line.extend(fields);
             line.extend([hits.output, hits.input, hits.forward].map(|count| count.to_string()));
             line.resize(HEADER.len(), String::new());
-            record(&line, out)?;
+            columns.record(&line, out)?;
         }
         for shown in &routing.failures {
-            record(&failure(head.clone(), shown), out)?;
+            columns.record(&failure(head.clone(), shown), out)?;
         }
     }
     for shown in &sample.unattributed_failures {
-        record(&failure(head(&time, None), shown), out)?;
+        columns.record(&failure(head(&time, None), shown), out)?;
     }
     Ok(())
 }
