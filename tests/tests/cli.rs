@@ -58,6 +58,13 @@ fn without_capabilities_it_names_them_and_exits_with_3() -> anyhow::Result<()> {
     let output = as_nobody(&["watch", "--once"], &[])?;
     fails(&output, 3, &["CAP_BPF", "CAP_NET_ADMIN", "sudo", "setcap"]);
     fails(&as_nobody(&["doctor"], &[])?, 3, &["CAP_SYS_ADMIN", "sudo"]);
+    // Words need no capability, and what is wrong with them comes first.
+    let schema: Value = serde_json::from_str(&as_nobody(&["schema", "sample"], &[])?.stdout)?;
+    assert_eq!(schema["properties"]["schema"]["const"], "netobs.sample/1");
+    let names = as_nobody(&["watch", "--fields=help"], &[])?.success()?;
+    assert!(names.stdout.contains("\nrx_packets\n"), "{names:?}");
+    let output = as_nobody(&["watch", "-ocsv", "--fields=rx_paket"], &[])?;
+    fails(&output, 2, &["rx_packets"]);
 
     lab.shell("ip link add va type veth peer name vb; ip link set va up; ip link set vb up")?;
     // CAP_SYS_ADMIN would include the rest: without it, what is missing is
@@ -225,7 +232,7 @@ fn a_reader_that_does_not_read_stops_neither_observing_nor_the_end() -> anyhow::
 }
 
 #[test]
-fn switches_can_be_set_by_the_environment() -> anyhow::Result<()> {
+fn options_can_be_set_by_the_environment() -> anyhow::Result<()> {
     let lab = Lab::new()?;
     for (value, interfaces) in [("1", 1), ("true", 1), ("0", 0), ("", 0)] {
         let mut command = lab.netobs(["list", "-o", "json"])?;
@@ -234,6 +241,11 @@ fn switches_can_be_set_by_the_environment() -> anyhow::Result<()> {
             .as_array()
             .map(Vec::len);
         assert_eq!(host, Some(interfaces), "NETOBS_LOOPBACK={value}: {list}");
+    }
+    for (value, header) in [("mac,kind", "mac,kind\r\n"), ("", "namespace,cookie,")] {
+        let mut command = lab.netobs(["list", "-o", "csv"])?;
+        let csv = command.env("NETOBS_FIELDS", value).text()?;
+        assert!(csv.starts_with(header), "NETOBS_FIELDS={value}: {csv}");
     }
     Ok(())
 }

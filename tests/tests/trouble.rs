@@ -43,6 +43,10 @@ fn wrong_arguments_end_with_2() -> anyhow::Result<()> {
         (&["watch", "--count=0"], "count"),
         (&["watch", "--output=xml"], "output"),
         (&["watch", "--docker-host=ssh://somewhere"], "docker-host"),
+        (&["watch", "-o", "csv", "--fields=rx_paket"], "rx_packets"),
+        (&["routes", "--fields=prefix"], "-o csv"),
+        (&["list", "-o", "csv", "--fields=mac,mac"], "twice"),
+        (&["schema"], "routes"),
         (&["wach"], "wach"),
     ] {
         let output = lab.netobs(args)?.output()?;
