@@ -29,10 +29,13 @@ pub(crate) const LAB: [Needed; 6] = [
 ];
 
 /// For the tests, besides.
-pub(crate) const TESTS: [Needed; 5] = [
+pub(crate) const TESTS: [Needed; 7] = [
     needed("bpftool", "bpftool"),
     needed("iperf3", "iperf3"),
     needed("curl", "curl"),
+    // What the documentation uses.
+    needed("jq", "jq"),
+    needed("awk", "mawk"),
     needed("sysctl", "procps"),
     needed("setcap", "libcap2-bin"),
 ];
