@@ -27,7 +27,7 @@ use crate::{
         sample::{Sample, Warning},
     },
     observer::RoutingObserver,
-    web::{Bound, Pages, Request, Server},
+    web::{Bound, Pages, Request, Server, config::Reloading},
     world::{gather::Machine, route_events::RouteEvents},
 };
 
@@ -57,7 +57,13 @@ struct Reading {
 pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
     let signals = Signals::new()?;
     // What can be told to be wrong is told before anything is attached.
-    let bound = listen(&config)?;
+    let web = config
+        .web_config
+        .as_deref()
+        .map(Reloading::load)
+        .transpose();
+    let web = web.context("--web-config")?;
+    let bound = listen(&config, web.as_ref())?;
     let machine = Machine::open()?;
     let routes = config.metrics.routes;
     let tables = match routes {
@@ -81,7 +87,7 @@ pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
     let (requests, asked) = mpsc::channel(WAITING);
     let outlet = Scraped {
         addresses: bound.iter().map(Bound::address).collect(),
-        server: Server::start(bound, Pages::new(requests, config.metrics))
+        server: Server::start(bound, Pages::new(requests, config.metrics), web)
             .context("start the HTTP server")?,
         exporter: Exporter::new(
             config.metrics.grace,
@@ -104,8 +110,15 @@ pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
 }
 
 /// Listens, where that is safe.
-fn listen(config: &config::Serve) -> Result<Vec<Bound>, Failure> {
-    let exposed = config.listen.iter().find(|listen| !listen.is_local());
+fn listen(config: &config::Serve, web: Option<&Reloading>) -> Result<Vec<Bound>, Failure> {
+    let guarded = web.is_some_and(|web| {
+        let web = web.current();
+        web.tls().is_some() || web.has_users()
+    });
+    let exposed = config
+        .listen
+        .iter()
+        .find(|listen| !guarded && !listen.is_local());
     if let Some(listen) = exposed {
         let what = format!(
             "--listen {listen}: whoever reaches this port can read the names and traffic of all containers"

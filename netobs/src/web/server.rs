@@ -14,6 +14,7 @@ use hyper::{
     Method, Response, StatusCode,
     body::Incoming,
     header::{self, HeaderMap, HeaderValue},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
@@ -26,11 +27,13 @@ use tokio::{
     net::{TcpListener, UnixListener},
     runtime,
     sync::{Semaphore, oneshot},
-    time,
+    task, time,
 };
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 
 use super::{
+    config::Reloading,
     listen::{Bound, Listener},
     pages::Pages,
 };
@@ -57,11 +60,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `pages` at `bound`.
+    /// Serves `pages` at `bound`, to whom `config` says.
     ///
     /// # Errors
     /// Where there can be no thread or runtime.
-    pub fn start(bound: Vec<Bound>, pages: Pages) -> io::Result<Self> {
+    pub fn start(bound: Vec<Bound>, pages: Pages, config: Option<Reloading>) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -71,6 +74,7 @@ impl Server {
             .spawn(move || {
                 let site = Arc::new(Site {
                     pages,
+                    config,
                     clients: Arc::new(Semaphore::new(MOST_CLIENTS)),
                     graceful: Mutex::new(Some(GracefulShutdown::new())),
                 });
@@ -98,6 +102,7 @@ impl Drop for Server {
 /// What all connections share.
 struct Site {
     pages: Pages,
+    config: Option<Reloading>,
     clients: Arc<Semaphore>,
     /// Knows the connections, until the end.
     graceful: Mutex<Option<GracefulShutdown>>,
@@ -165,8 +170,25 @@ impl Site {
         let watcher = lock(&self.graceful).as_ref().map(GracefulShutdown::watcher);
         let Some(watcher) = watcher else { return };
         let site = self.clone();
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(PATIENCE));
+        let stream = Box::pin(stream);
         tokio::spawn(async move {
-            site.talk(stream, watcher).await;
+            match site
+                .config
+                .as_ref()
+                .and_then(|config| config.current().tls())
+            {
+                None => site.talk(stream, watcher).await,
+                Some(tls) => {
+                    let secured = TlsAcceptor::from(tls).accept(stream);
+                    match time::timeout(PATIENCE, secured).await {
+                        Ok(Ok(stream)) => site.talk(stream, watcher).await,
+                        Ok(Err(error)) => log::debug!("a client: {error}"),
+                        Err(_) => log::debug!("a client: no TLS handshake in time"),
+                    }
+                }
+            }
             drop(place);
         });
     }
@@ -175,27 +197,53 @@ impl Site {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(PATIENCE));
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let site = self.clone();
             async move {
                 let (head, _) = request.into_parts();
-                Ok::<_, Infallible>(
-                    site.answer(&head.method, head.uri.path(), &head.headers)
-                        .await,
-                )
+                Ok::<_, Infallible>(site.admit(&head).await)
             }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(PATIENCE)
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(Box::pin(stream)), service);
+            .serve_connection(TokioIo::new(stream), service);
         // A client that goes away, or speaks something else, is none of our trouble.
         if let Err(error) = watcher.watch(connection).await {
             log::debug!("a client: {error}");
         }
+    }
+
+    /// Answers whoever may ask.
+    async fn admit(&self, head: &Parts) -> Response<Full<Bytes>> {
+        let Some(config) = self.config.as_ref().map(Reloading::current) else {
+            return self
+                .answer(&head.method, head.uri.path(), &head.headers)
+                .await;
+        };
+        let authorization = head.headers.get(header::AUTHORIZATION);
+        let authorization = authorization.map(|value| value.as_bytes().to_vec());
+        let asked = config.clone();
+        let admits = !config.has_users()
+            || task::spawn_blocking(move || asked.admits(authorization.as_deref()))
+                .await
+                .unwrap_or(false);
+        let mut response = if admits {
+            self.answer(&head.method, head.uri.path(), &head.headers)
+                .await
+        } else {
+            let mut response = plain(StatusCode::UNAUTHORIZED, "Unauthorized\n");
+            response.headers_mut().insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"netobs\""),
+            );
+            response
+        };
+        for (name, value) in config.headers() {
+            response.headers_mut().insert(name.clone(), value.clone());
+        }
+        response
     }
 
     async fn answer(
