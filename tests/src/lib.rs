@@ -31,6 +31,7 @@ mod link;
 mod netobs_bin;
 mod poll;
 mod proc;
+mod prometheus;
 mod skip;
 
 pub use command::{LabCommand, Netns};
@@ -41,6 +42,7 @@ pub use link::{Direction, LinkStats, QdiscStats};
 pub use netobs_bin::{NETOBS_BIN, netobs_binary};
 pub use poll::poll_until;
 pub use proc::{Output, Proc};
+pub use prometheus::{Prometheus, Series};
 pub use skip::{SKIPPED, skip};
 
 /// Environment variable with the tag of a test run.

@@ -29,8 +29,11 @@ pub(crate) const LAB: [Needed; 6] = [
 ];
 
 /// For the tests, besides.
-pub(crate) const TESTS: [Needed; 7] = [
+pub(crate) const TESTS: [Needed; 10] = [
     needed("bpftool", "bpftool"),
+    needed("prometheus", "prometheus"),
+    needed("promtool", "prometheus"),
+    needed("openssl", "openssl"),
     needed("iperf3", "iperf3"),
     needed("curl", "curl"),
     // What the documentation uses.
