@@ -31,6 +31,8 @@ pub mod names {
     pub const MAP_NETNS: &str = "NETOBS_NETNS";
     /// Array with the one [`Meta`](super::Meta) record. Written by user space only.
     pub const MAP_META: &str = "NETOBS_META";
+    /// [`Series`](super::Series), by [`SeriesKey`](super::SeriesKey).
+    pub const MAP_SERIES: &str = "NETOBS_SERIES";
     /// TC classifier for the ingress hook.
     pub const PROG_INGRESS: &str = "netobs_ingress";
     /// TC classifier for the egress hook.
@@ -281,6 +283,27 @@ impl SlotOwner {
     pub const BEFORE_KNOWN: u32 = 1 << 3;
 }
 
+/// What tells a series that is called by a name, not by an identity: the first bytes of a
+/// SHA-256 of its labels.
+pub type SeriesKey = [u8; 16];
+
+/// What series of `netobs serve` have from sources that have ended: of a container that
+/// was restarted they go on, also over a restart of netobs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Series {
+    /// Of an interface: what it received.
+    pub rx: Record,
+    /// What it sent.
+    pub tx: Record,
+    /// Of a namespace: its lookups.
+    pub lookups: routes::Lookups,
+    /// What the host looked up for it.
+    pub by_host: u64,
+    /// Always 0.
+    pub reserved: [u64; 7],
+}
+
 /// Length of [`Netns::name`] in bytes.
 pub const NETNS_NAME: usize = 128;
 
@@ -360,6 +383,7 @@ const _: () = {
     assert!(size_of::<SlotOwner>() == 128);
     assert!(size_of::<Netns>() == 1176);
     assert!(size_of::<Meta>() == 96);
+    assert!(size_of::<Series>() == 2 * size_of::<Record>() + 256);
     assert!(size_of::<Stray>() == 16);
 };
 

@@ -7,7 +7,7 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, PerCpuArray},
     macros::btf_map,
 };
-use netobs_common::{Meta, Netns, Record, SlotOwner, Stray};
+use netobs_common::{Meta, Netns, Record, Series, SeriesKey, SlotOwner, Stray};
 
 /// User space reads the counters without a system call.
 const BPF_F_MMAPABLE: usize = 1 << 10;
@@ -31,6 +31,11 @@ static NETOBS_OWNERS: Array<SlotOwner, 1> = Array::new();
 /// Memory as entries come.
 #[btf_map]
 static NETOBS_NETNS: HashMap<u64, Netns, 1, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// For user space only, likewise.
+#[btf_map]
+static NETOBS_SERIES: HashMap<SeriesKey, Series, 1, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 #[btf_map]
 static NETOBS_META: Array<Meta, 1> = Array::new();

@@ -1,7 +1,9 @@
 //! `netobs serve`.
 
 use std::{
+    cell::RefCell,
     ops::ControlFlow,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -23,8 +25,7 @@ use crate::{
     inventory::{build::Row, facts::Facts},
     model::{
         exporter::{Exporter, Exposition},
-        routing::Routing,
-        sample::{Sample, Warning},
+        sample::Warning,
     },
     observer::RoutingObserver,
     web::{Bound, Pages, Request, Server, config::Reloading},
@@ -40,18 +41,13 @@ const WAITING: usize = 16;
 struct Serve {
     traffic: Traffic,
     tables: Option<Tables>,
+    exporter: Rc<RefCell<Exporter>>,
 }
 
 /// Routes, where they are asked for.
 struct Tables {
     observer: RoutingObserver,
     events: RouteEvents,
-}
-
-/// What was read.
-struct Reading {
-    sample: Sample,
-    routing: Vec<Routing>,
 }
 
 pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
@@ -84,20 +80,26 @@ pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
         detail,
         &machine,
     )?;
+    let max_routes = routes.map(|(_, series)| series as usize);
+    let exporter = Rc::new(RefCell::new(Exporter::new(
+        config.metrics.grace,
+        max_routes,
+    )));
     let (requests, asked) = mpsc::channel(WAITING);
     let outlet = Scraped {
         addresses: bound.iter().map(Bound::address).collect(),
         server: Server::start(bound, Pages::new(requests, config.metrics), web)
             .context("start the HTTP server")?,
-        exporter: Exporter::new(
-            config.metrics.grace,
-            routes.map(|(_, series)| series as usize),
-        ),
+        exporter: exporter.clone(),
         asked,
         waiting: Vec::new(),
         due: None,
     };
-    let subject = Serve { traffic, tables };
+    let subject = Serve {
+        traffic,
+        tables,
+        exporter,
+    };
     live::run(
         signals,
         machine,
@@ -137,7 +139,8 @@ fn listen(config: &config::Serve, web: Option<&Reloading>) -> Result<Vec<Bound>,
 }
 
 impl Subject for Serve {
-    type Product = Reading;
+    /// It is with the exporter.
+    type Product = ();
 
     const HURRIES: bool = true;
 
@@ -173,7 +176,7 @@ impl Subject for Serve {
         &mut self,
         machine: &Machine,
         warnings: Vec<Warning>,
-    ) -> Result<Frame<Reading>, Failure> {
+    ) -> Result<Frame<()>, Failure> {
         if let Some(tables) = &mut self.tables {
             while let Some(events) = tables.events.next().now_or_never() {
                 let events = events.into_iter();
@@ -190,10 +193,13 @@ impl Subject for Serve {
                 Vec::new()
             }
         };
+        let partial = self.traffic.is_partial(&sample);
+        let keeper = &mut self.traffic.observer;
+        self.exporter.borrow_mut().take(&sample, &routing, keeper);
         Ok(Frame {
-            partial: self.traffic.is_partial(&sample),
-            warnings: sample.warnings.clone(),
-            product: Reading { sample, routing },
+            partial,
+            warnings: sample.warnings,
+            product: (),
         })
     }
 
@@ -206,14 +212,14 @@ impl Subject for Serve {
 struct Scraped {
     addresses: Vec<String>,
     server: Server,
-    exporter: Exporter,
+    exporter: Rc<RefCell<Exporter>>,
     asked: mpsc::Receiver<Request>,
     waiting: Vec<oneshot::Sender<Arc<Exposition>>>,
     /// When to read without being asked.
     due: Option<time::Interval>,
 }
 
-impl Outlet<Reading> for Scraped {
+impl Outlet<()> for Scraped {
     async fn wanted(&mut self) -> ControlFlow<Result<(), Failure>> {
         let addresses = &self.addresses;
         let due = self.due.get_or_insert_with(|| {
@@ -242,8 +248,7 @@ impl Outlet<Reading> for Scraped {
         }
     }
 
-    async fn give(&mut self, reading: Reading) -> ControlFlow<Result<(), Failure>> {
-        self.exporter.take(&reading.sample, &reading.routing);
+    async fn give(&mut self, (): ()) -> ControlFlow<Result<(), Failure>> {
         if let Some(due) = &mut self.due {
             due.reset();
         }
@@ -253,7 +258,8 @@ impl Outlet<Reading> for Scraped {
             .filter(|answer| !answer.is_closed())
             .collect();
         if !waiting.is_empty() {
-            let shown = Arc::new(self.exporter.show(SystemTime::now()));
+            let shown = self.exporter.borrow_mut().show(SystemTime::now());
+            let shown = Arc::new(shown);
             for answer in waiting {
                 // Who asked may have gone.
                 let _ = answer.send(shown.clone());

@@ -18,7 +18,7 @@ use crate::{
 
 /// Programs that count packets, and those that follow lookups.
 pub(super) struct Traffic {
-    observer: Observer,
+    pub(super) observer: Observer,
     /// The programs that follow lookups.
     pub(super) lookups: LookupObserver,
 }

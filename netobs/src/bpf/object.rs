@@ -17,7 +17,8 @@ use aya::{
 use aya_log::EbpfLogger;
 use log::LevelFilter;
 use netobs_common::{
-    ABI_VERSION, Meta, Netns, Record, SlotEntry, SlotOwner, Stray, names, record_index,
+    ABI_VERSION, Meta, Netns, Record, Series, SeriesKey, SlotEntry, SlotOwner, Stray, names,
+    record_index,
 };
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
@@ -43,6 +44,9 @@ const NEAR_INDEXES: u32 = 65_536;
 /// Namespaces of which something can be remembered; memory is taken as they come.
 const NOTES: u32 = 65_536;
 
+/// Series that can go on over a restart of netobs, likewise.
+const SERIES: u32 = 32_768;
+
 /// What the object is compiled to.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netobs-ebpf"));
 
@@ -66,14 +70,23 @@ unsafe impl Pod for Bits<Netns> {}
 // SAFETY: as above.
 unsafe impl Pod for Bits<Meta> {}
 
+#[expect(unsafe_code, reason = "aya wants to know that a value is plain bytes")]
+// SAFETY: as above.
+unsafe impl Pod for Bits<Series> {}
+
 /// Sizes of keys and values of all maps that are pinned.
-const MAPS: [(&str, usize, usize); 7] = [
+const MAPS: [(&str, usize, usize); 8] = [
     (names::MAP_SLOTS, 4, size_of::<SlotEntry>()),
     (names::MAP_SLOTS_FAR, 4, size_of::<SlotEntry>()),
     (names::MAP_COUNTERS, 4, size_of::<Record>()),
     (names::MAP_OWNERS, 4, size_of::<SlotOwner>()),
     (names::MAP_NETNS, 8, size_of::<Netns>()),
     (names::MAP_META, 4, size_of::<Meta>()),
+    (
+        names::MAP_SERIES,
+        size_of::<SeriesKey>(),
+        size_of::<Series>(),
+    ),
     (names::MAP_STRAY, 4, size_of::<Stray>()),
 ];
 
@@ -134,6 +147,7 @@ pub struct Programs {
     owners: Array<MapData, Bits<SlotOwner>>,
     netns: HashMap<MapData, u64, Bits<Netns>>,
     meta: Array<MapData, Bits<Meta>>,
+    series: HashMap<MapData, SeriesKey, Bits<Series>>,
     object: [u8; 32],
     part: Option<Part>,
     /// Others need not know; without it they may take filters of ours for a dead one's.
@@ -197,6 +211,7 @@ impl Programs {
             .map_max_entries(names::MAP_SLOTS_FAR, capacity.slots)
             .map_max_entries(names::MAP_COUNTERS, records)
             .map_max_entries(names::MAP_NETNS, NOTES)
+            .map_max_entries(names::MAP_SERIES, SERIES)
             .map_max_entries(names::MAP_OWNERS, capacity.slots);
         for (name, _, _) in MAPS {
             if let Some(part) = &part {
@@ -232,6 +247,7 @@ impl Programs {
             owners: take(names::MAP_OWNERS)?.try_into()?,
             netns: take(names::MAP_NETNS)?.try_into()?,
             meta: take(names::MAP_META)?.try_into()?,
+            series: take(names::MAP_SERIES)?.try_into()?,
             object: pins::digest(OBJECT, &[cpus.into(), log.into()]),
             stray: take(names::MAP_STRAY)?.try_into()?,
             counters,
@@ -359,6 +375,26 @@ impl Programs {
     /// Remembers nothing of it any more.
     pub fn unnote(&mut self, cookie: u64) {
         let _gone_already = self.netns.remove(&cookie);
+    }
+
+    /// What a series has from sources that have ended; nothing for none.
+    #[must_use]
+    pub fn series(&self, key: SeriesKey) -> Series {
+        self.series
+            .get(&key, 0)
+            .map_or_else(|_| Series::default(), |series| series.0)
+    }
+
+    /// Remembers that.
+    ///
+    /// # Errors
+    /// Where there is no room.
+    pub fn keep_series(&mut self, key: SeriesKey, series: &Series) -> anyhow::Result<()> {
+        if *series == Series::default() {
+            let _was_none = self.series.remove(&key);
+            return Ok(());
+        }
+        Ok(self.series.insert(key, Bits(*series), 0)?)
     }
 
     /// The classifier for `name`.

@@ -48,13 +48,14 @@ const NEW: &str = "-new";
 const NAMED: usize = 5;
 
 /// Everything that a netobs of this version pins by name.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     names::MAP_SLOTS,
     names::MAP_SLOTS_FAR,
     names::MAP_COUNTERS,
     names::MAP_OWNERS,
     names::MAP_NETNS,
     names::MAP_META,
+    names::MAP_SERIES,
     names::MAP_STRAY,
     names::PROG_INGRESS,
     names::PROG_EGRESS,

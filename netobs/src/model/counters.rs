@@ -75,6 +75,17 @@ impl Tally {
     }
 }
 
+impl From<&Tally> for Cell {
+    fn from(tally: &Tally) -> Self {
+        Self {
+            packets: tally.packets,
+            bytes: tally.bytes,
+            segments: tally.segments,
+            wire_bytes: tally.wire_bytes,
+        }
+    }
+}
+
 impl From<&Cell> for Tally {
     fn from(cell: &Cell) -> Self {
         Self {
@@ -192,6 +203,31 @@ impl Counters {
         Some(added)
     }
 
+    /// As a record, to be kept.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        let cell = |class: usize| Cell::from(&self.classes[class]);
+        Record {
+            ipv4_tcp: cell(0),
+            ipv4_udp: cell(1),
+            ipv4_icmp: cell(2),
+            ipv4_other: cell(3),
+            ipv6_tcp: cell(4),
+            ipv6_udp: cell(5),
+            ipv6_icmp: cell(6),
+            ipv6_other: cell(7),
+            arp: cell(8),
+            other: cell(9),
+            syn: self.syn,
+            fin: self.fin,
+            rst: self.rst,
+            broadcast: self.broadcast,
+            multicast: self.multicast,
+            fragments: self.fragments,
+            ..Record::default()
+        }
+    }
+
     /// Adds what one CPU counted.
     pub fn add_record(&mut self, record: &Record) {
         let cells = [
@@ -303,5 +339,8 @@ mod tests {
         assert_eq!(counters.arp().bytes, 20_000);
         assert_eq!(counters.other().packets, 2000);
         assert_eq!(counters.syn, 14);
+        let mut again = Counters::default();
+        again.add_record(&counters.record());
+        assert_eq!(again, counters);
     }
 }

@@ -9,6 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use netobs_common::SeriesKey;
+use sha2::{Digest as _, Sha256};
+
 use super::{
     book::{Entry, Hits},
     counters::{Counters, Directions, KernelCounters},
@@ -120,8 +123,57 @@ pub struct Exposition {
     pub observer: Observer,
 }
 
-/// What tells an interface from any other: its index, and since when it is observed.
-type Attachment = (Option<u32>, SystemTime);
+/// Where series are kept that go on when this process does not.
+pub trait Keeper {
+    /// What was kept under `key`; nothing for none.
+    fn kept(&self, key: SeriesKey) -> Kept;
+
+    /// Keeps it.
+    fn keep(&mut self, key: SeriesKey, kept: &Kept);
+}
+
+/// What a series has from sources that have ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// Of an interface.
+    pub packets: Directions<Counters>,
+    /// Of a namespace.
+    pub lookups: Lookups,
+    /// Of a namespace.
+    pub by_host: u64,
+}
+
+/// Nothing is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct NoKeeper;
+
+impl Keeper for NoKeeper {
+    fn kept(&self, _key: SeriesKey) -> Kept {
+        Kept::default()
+    }
+
+    fn keep(&mut self, _key: SeriesKey, _kept: &Kept) {}
+}
+
+/// The key of an account; of namespaces the interface is `None`.
+fn series_key(netns: &str, interface: Option<&str>) -> SeriesKey {
+    let mut hash = Sha256::new();
+    hash.update(u64::try_from(netns.len()).unwrap_or(u64::MAX).to_le_bytes());
+    hash.update(netns);
+    if let Some(interface) = interface {
+        hash.update([1]);
+        hash.update(interface);
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    let mut key = SeriesKey::default();
+    for (to, from) in key.iter_mut().zip(hash) {
+        *to = from;
+    }
+    key
+}
+
+/// What tells an interface from any other: since when it is observed, to the nanosecond.
+type Attachment = SystemTime;
 
 /// An identity that is no more.
 struct Former {
@@ -170,8 +222,9 @@ impl Exporter {
         }
     }
 
-    /// Takes in what was read, with the `routing` of its namespaces where asked for.
-    pub fn take(&mut self, sample: &Sample, routing: &[Routing]) {
+    /// Takes in what was read, with the `routing` of its namespaces where asked for. What
+    /// is to go on after us is with `keeper`.
+    pub fn take(&mut self, sample: &Sample, routing: &[Routing], keeper: &mut dyn Keeper) {
         let mut latest = Exposition {
             observer: sample.observer.clone(),
             unattributed: sample.unattributed.map(|now| self.rising(now)),
@@ -188,7 +241,7 @@ impl Exporter {
         }
         for ns in &sample.namespaces {
             let netns = self.name_of(ns);
-            self.count(ns, &netns, sample.time);
+            self.count(ns, &netns, sample.time, keeper);
             if ns.state == State::Up {
                 *latest.namespaces.entry(ns.kind).or_default() += 1;
                 describe(ns, &netns, &mut latest);
@@ -200,10 +253,7 @@ impl Exporter {
         let up = sample.namespaces.iter().filter(|ns| ns.state == State::Up);
         let up: HashSet<NsKey> = up.map(|ns| ns.key).collect();
         self.names.retain(|key, _| up.contains(key));
-        self.packets.settle(sample.time);
-        self.lookups.settle(sample.time);
-        self.by_host.settle(sample.time);
-        self.hits.settle(sample.time);
+        self.settle(sample.time, keeper);
         self.retire_identities(&latest, sample.time);
         self.latest = latest;
     }
@@ -261,7 +311,35 @@ impl Exporter {
         known.unwrap_or_else(|| ns.name.as_str().into())
     }
 
-    fn count(&mut self, ns: &Namespace, netns: &Arc<str>, time: SystemTime) {
+    fn settle(&mut self, at: SystemTime, keeper: &mut dyn Keeper) {
+        for (labels, packets) in self.packets.settle(at) {
+            let kept = Kept {
+                packets,
+                ..Kept::default()
+            };
+            let key = series_key(&labels.netns, Some(&*labels.interface));
+            keeper.keep(key, &kept);
+        }
+        for (netns, lookups) in self.lookups.settle(at) {
+            let key = series_key(&netns, None);
+            let kept = Kept {
+                lookups,
+                ..keeper.kept(key)
+            };
+            keeper.keep(key, &kept);
+        }
+        for (netns, by_host) in self.by_host.settle(at) {
+            let key = series_key(&netns, None);
+            let kept = Kept {
+                by_host,
+                ..keeper.kept(key)
+            };
+            keeper.keep(key, &kept);
+        }
+        self.hits.settle(at);
+    }
+
+    fn count(&mut self, ns: &Namespace, netns: &Arc<str>, time: SystemTime, keeper: &dyn Keeper) {
         let up = ns.state == State::Up;
         let there = ns.interfaces.iter().map(|interface| (interface, up));
         let former = ns.former.iter().map(|interface| (interface, false));
@@ -272,15 +350,19 @@ impl Exporter {
                 continue;
             };
             let labels = labels(netns, interface);
-            let index = interface.peer.as_ref().map(|peer| peer.ifindex);
-            let source = (index.or(interface.ifindex), since);
+            self.packets.begin(&labels, || {
+                let key = series_key(netns, Some(&*labels.interface));
+                keeper.kept(key).packets
+            });
             if up {
-                self.packets.live(labels, source, counters);
+                self.packets.live(labels, since, counters);
             } else {
-                self.packets.ended(labels, source, counters, time);
+                self.packets.ended(labels, since, counters, time);
             }
         }
         if let Some(lookups) = &ns.lookups {
+            let kept = || keeper.kept(series_key(netns, None)).lookups;
+            self.lookups.begin(netns, kept);
             if up {
                 self.lookups.live(netns.clone(), ns.key, lookups);
             } else {
@@ -288,6 +370,8 @@ impl Exporter {
             }
         }
         if let Some(by_host) = &ns.behalf.by_host {
+            let kept = || keeper.kept(series_key(netns, None)).by_host;
+            self.by_host.begin(netns, kept);
             if up {
                 self.by_host.live(netns.clone(), ns.key, by_host);
             } else {

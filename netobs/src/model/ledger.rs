@@ -1,6 +1,9 @@
 //! Counters that are called by a label and outlive what they count: of a container that
 //! is restarted, one goes on where the other ended.
 //!
+//! What an account has from sources that have ended can be kept elsewhere, so that the
+//! account goes on where this process does not: see [`Ledger::settle`].
+//!
 //! An account grows by what its sources have counted more than the last time, and never
 //! shrinks. When all its sources have ended it is shown for a while, then it rests; a new
 //! source of the same label wakes it.
@@ -16,7 +19,7 @@ use std::{
 const KEPT: usize = 10_000;
 
 /// What can be counted.
-pub trait Count: Clone + Default {
+pub trait Count: Clone + Default + PartialEq {
     /// Takes the new reading `now` and returns what it has more than the last. What has
     /// gone back counts again once it is beyond where it was.
     fn advance(&mut self, now: &Self) -> Self;
@@ -57,6 +60,8 @@ struct Account<C> {
     /// When a live source was seen last.
     round: u64,
     ended: Option<Ended>,
+    /// What of the sum is not of live sources, as it was kept last.
+    kept: C,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +90,20 @@ impl<Label, Source, C> Default for Ledger<Label, Source, C> {
 }
 
 impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source, C> {
+    /// The account called `label` begins with what was kept of it, unless it is there.
+    pub fn begin(&mut self, label: &Label, kept: impl FnOnce() -> C) {
+        if !self.accounts.contains_key(label) {
+            let kept = kept();
+            let account = Account {
+                sum: kept.clone(),
+                round: 0,
+                ended: None,
+                kept,
+            };
+            self.accounts.insert(label.clone(), account);
+        }
+    }
+
     /// A source that is there has counted so much.
     pub fn live(&mut self, label: Label, source: Source, now: &C) {
         let round = self.round;
@@ -126,13 +145,27 @@ impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source
         }
     }
 
-    /// All sources have been told of.
-    pub fn settle(&mut self, at: SystemTime) {
+    /// All sources have been told of. Gives what is to be kept: of which accounts another
+    /// part than before is not of live sources, nothing of those that are given up.
+    pub fn settle(&mut self, at: SystemTime) -> Vec<(Label, C)> {
         let round = self.round;
         self.sources.retain(|_, reading| reading.round == round);
         for account in self.accounts.values_mut() {
             if account.round != round {
                 account.ended.get_or_insert(Ended { at, shown: false });
+            }
+        }
+        let mut live: HashMap<&Label, C> = HashMap::new();
+        for reading in self.sources.values().filter(|reading| !reading.ended) {
+            live.entry(&reading.label).or_default().add(&reading.last);
+        }
+        let mut keep = Vec::new();
+        for (label, account) in &mut self.accounts {
+            let mut own = live.remove(label).unwrap_or_default();
+            let kept = own.advance(&account.sum);
+            if kept != account.kept {
+                account.kept.clone_from(&kept);
+                keep.push((label.clone(), kept));
             }
         }
         let mut resting: Vec<SystemTime> = self
@@ -144,10 +177,12 @@ impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source
             let surplus = resting.len() - KEPT;
             let (_, limit, _) = resting.select_nth_unstable(surplus);
             let limit = *limit;
-            let young = |account: &Account<C>| account.ended.is_none_or(|ended| ended.at >= limit);
-            self.accounts.retain(|_, account| young(account));
+            let old = |account: &Account<C>| account.ended.is_some_and(|ended| ended.at < limit);
+            let old = self.accounts.extract_if(|_, account| old(account));
+            keep.extend(old.map(|(label, _)| (label, C::default())));
         }
         self.round += 1;
+        keep
     }
 
     /// Whether there is an account called `label`.
@@ -182,6 +217,31 @@ mod tests {
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_is_kept_lets_another_ledger_go_on() {
+        let mut ledger = Ledger::default();
+        ledger.live("web", 1, &100);
+        ledger.live("db", 2, &50);
+        assert_eq!(ledger.settle(at(0)), []);
+        ledger.ended("web", 1, &130, at(1));
+        ledger.live("web", 3, &7);
+        ledger.live("db", 2, &60);
+        let kept = ledger.settle(at(1));
+        assert_eq!(kept, [("web", 130)]);
+        ledger.live("web", 3, &9);
+        ledger.live("db", 2, &60);
+        assert_eq!(ledger.settle(at(2)), [], "nothing has ended");
+
+        let mut next = Ledger::default();
+        next.begin(&"web", || 130);
+        next.live("web", 3, &12);
+        next.begin(&"db", || 0);
+        // It has ended meanwhile.
+        next.ended("db", 2, &61, at(3));
+        assert_eq!(next.settle(at(3)), [("db", 61)]);
+        assert_eq!(shown(&mut next, 3), [("db", 61), ("web", 142)]);
     }
 
     fn shown(ledger: &mut Ledger<&'static str, u32, u64>, now: u64) -> Vec<(&'static str, u64)> {

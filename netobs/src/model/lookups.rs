@@ -146,6 +146,29 @@ impl Lookups {
         }
     }
 
+    /// As a record, to be kept.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        let mut record = Record::default();
+        for (family, decisions) in [(FAMILY_IPV4, self.ipv4), (FAMILY_IPV6, self.ipv6)] {
+            let decisions = decisions.unwrap_or_default();
+            record.decisions[family as usize] = columns(decisions.all);
+            record.failed[family as usize] = columns(decisions.failed);
+        }
+        let failures = [
+            (CLASS_NO_ROUTE, self.failures.no_route),
+            (CLASS_UNREACHABLE, self.failures.unreachable),
+            (CLASS_BLACKHOLE, self.failures.blackhole),
+            (CLASS_PROHIBIT, self.failures.prohibit),
+            (CLASS_RP_FILTER, self.failures.rp_filter),
+            (CLASS_MARTIAN, self.failures.martian),
+        ];
+        for (class, count) in failures {
+            record.classes[class as usize] = count;
+        }
+        record
+    }
+
     fn families(&self) -> impl Iterator<Item = &Decisions> {
         self.ipv4.iter().chain(&self.ipv6)
     }
@@ -171,6 +194,14 @@ impl Lookups {
             ..self
         }
     }
+}
+
+fn columns(origins: Origins) -> [u64; 4] {
+    let mut columns = [0; 4];
+    columns[ORIGIN_OUTPUT as usize] = origins.output;
+    columns[ORIGIN_INPUT as usize] = origins.input;
+    columns[ORIGIN_FORWARD as usize] = origins.forward;
+    columns
 }
 
 impl Count for Origins {
@@ -277,6 +308,7 @@ mod tests {
         };
         assert_eq!(sum.ipv4, Some(ipv4));
         assert_eq!((sum.total(), sum.failed()), (15, 3));
+        assert_eq!(Lookups::sum(&[sum.record()]), sum);
         assert_eq!(sum.failures, Failures::default());
     }
 }

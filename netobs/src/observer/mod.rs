@@ -5,6 +5,7 @@ pub mod causes;
 mod describe;
 mod doubts;
 mod inherit;
+mod keeper;
 mod lookups;
 mod memory;
 mod names;
@@ -157,6 +158,8 @@ pub struct Observer {
     lags: sample::Lags,
     /// What copies of the programs did that are no more.
     former: sample::Observer,
+    /// Whether a series could not be kept.
+    series_lost: bool,
     /// What the machine had lost before we began.
     beginning: Evidence,
 }
@@ -212,6 +215,7 @@ impl Observer {
             began: None,
             lags: sample::Lags::default(),
             former: sample::Observer::default(),
+            series_lost: false,
             beginning: causes::baseline(),
         })
     }
