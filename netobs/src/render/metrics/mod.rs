@@ -84,7 +84,12 @@ impl Page {
             Format::OpenMetrics => text::encode(&mut page, &registry)?,
             Format::Text => prometheus_text::encode(&mut page, &registry)?,
         }
-        Ok(page)
+        // To Prometheus' parser it is the end of everything.
+        Ok(if page.contains('\0') {
+            page.replace('\0', "\u{fffd}")
+        } else {
+            page
+        })
     }
 }
 
