@@ -6,10 +6,12 @@ use std::time::Duration;
 use netobs::{
     inventory::{build::Row, select::Selection},
     model::{
+        exporter::{Exporter, NoKeeper},
+        process::Process,
         sample::{Kind, Member, NsKey, Sample, Warning},
         view::View,
     },
-    render::{Style, columns::Columns, csv, json, list, table, text},
+    render::{Style, columns::Columns, csv, json, list, metrics, table, text},
 };
 use proptest::{collection::vec, prelude::*, test_runner::FileFailurePersistence};
 
@@ -113,6 +115,24 @@ fn row(name: &str, id: &str, kind: Kind) -> Row {
     }
 }
 
+/// The text of a label: what is behind `begin`, which cannot be in a text, quotes being
+/// escaped there.
+fn label(line: &str, begin: &str) -> String {
+    let (_, rest) = line.split_once(begin).expect("the label");
+    let mut text = String::new();
+    let mut chars = rest.chars();
+    loop {
+        match chars.next().expect("an end") {
+            '"' => return text,
+            '\\' => text.push(match chars.next().expect("what is escaped") {
+                'n' => '\n',
+                other => other,
+            }),
+            other => text.push(other),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(config())]
 
@@ -159,6 +179,40 @@ proptest! {
         let last = value["warnings"].as_array().and_then(|all| all.last()).expect("a warning");
         let warning = sample.warnings.last().expect("a warning");
         prop_assert_eq!(last["message"].as_str(), Some(&*warning.message));
+    }
+
+    #[test]
+    fn metrics_give_the_same_names_back(names in vec(name(), 1..6)) {
+        let sample = sample(&names);
+        let mut exporter = Exporter::new(Duration::from_secs(60), None);
+        exporter.take(&sample, &[], &mut NoKeeper);
+        let exposition = std::sync::Arc::new(exporter.show(sample.time));
+        for format in [metrics::Format::OpenMetrics, metrics::Format::Text] {
+            let page = metrics::Page {
+                exposition: exposition.clone(),
+                process: Process::default(),
+                classes: true,
+                cadvisor: true,
+            };
+            let page = page.write(format).expect("a page");
+            prop_assert!(!page.contains('\0'), "{page:?}");
+            // What begins a line is a name or a comment of ours: nobody's name ends one.
+            let ours = ["# ", "netobs_", "container_", "process_"];
+            for line in page.split_terminator('\n') {
+                prop_assert!(ours.iter().any(|begin| line.starts_with(begin)), "{line:?}");
+            }
+            let shown: Vec<_> = page
+                .split_terminator('\n')
+                .filter_map(|line| line.strip_prefix("netobs_netns_info{"))
+                .map(|line| label(line, ",name=\""))
+                .collect();
+            let told: Vec<_> = exposition
+                .identities
+                .iter()
+                .map(|identity| identity.name.replace('\0', "\u{fffd}"))
+                .collect();
+            prop_assert_eq!(shown, told);
+        }
     }
 
     #[test]

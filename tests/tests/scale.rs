@@ -3,6 +3,7 @@
 //! judged: other machines are busier.
 
 mod common;
+mod scraped;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,6 +20,7 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use common::{SOON, code, count, inside, interface, namespace, observes, ping, warnings};
 use netobs_tests::{Lab, Netns, Output, Proc, figure, poll_until};
 use nix::{sys::signal::Signal, unistd::SysconfVar};
+use scraped::Serve;
 use serde_json::Value;
 
 const NAMESPACES: u32 = 1000;
@@ -142,12 +144,7 @@ impl Run {
 
     /// Time on a CPU so far.
     fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.proc.pid()))?;
-        let (_, fields) = stat.rsplit_once(')').context("fields")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<_, _>>()?;
-        let per_second = nix::unistd::sysconf(SysconfVar::CLK_TCK)?.context("ticks")?;
-        Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+        cpu(&self.proc)
     }
 
     /// Memory in use, in MiB.
@@ -157,6 +154,16 @@ impl Run {
         let kib = line.and_then(|line| line.split_whitespace().next());
         Ok(kib.context("VmRSS")?.parse::<u64>()? / 1024)
     }
+}
+
+/// Time on a CPU so far.
+fn cpu(proc: &Proc) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", proc.pid()))?;
+    let (_, fields) = stat.rsplit_once(')').context("fields")?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<_, _>>()?;
+    let per_second = nix::unistd::sysconf(SysconfVar::CLK_TCK)?.context("ticks")?;
+    Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
 }
 
 fn named(sample: &Value) -> impl Iterator<Item = &Value> {
@@ -282,6 +289,7 @@ fn a_thousand_namespaces() -> anyhow::Result<()> {
     one_more(&lab, &mut run)?;
     fifty_less(&lab, &mut run)?;
     mass_stop(&lab, run)?;
+    scraped(&lab)?;
     adopted(&lab)
 }
 
@@ -461,6 +469,50 @@ fn mass_stop(lab: &Lab, run: Run) -> anyhow::Result<()> {
     assert_eq!(code(&output)?, 0, "{}", output.stderr);
     assert_eq!(hanging(lab)?, 0);
     figure(&format!("scale: stopped in {took:.1?}; meanwhile {waits}"));
+    Ok(())
+}
+
+/// All of them in a page for Prometheus.
+fn scraped(lab: &Lab) -> anyhow::Result<()> {
+    for args in [&[][..], &["--no-classes"]] {
+        let serve = Serve::start(lab, args)?;
+        serve.until("all namespaces", |scrape| {
+            scrape.sum("netobs_interfaces", &[("hook", "tcx")]) == u64::from(NAMESPACES)
+        })?;
+        for packed in [&[][..], &["--compressed"]] {
+            let cpu = cpu(&serve.proc)?;
+            let mut times = Vec::new();
+            let mut size = String::new();
+            for _ in 0..SAMPLES {
+                thread::sleep(Duration::from_millis(200));
+                let format = "%{size_download} %{time_total}";
+                let page = [
+                    "-o",
+                    "/dev/null",
+                    "-w",
+                    format,
+                    "http://127.0.0.1:9929/metrics",
+                ];
+                let said = serve.curl(&[&page[..], packed].concat())?.success()?.stdout;
+                let (bytes, seconds) = said.split_once(' ').context("two numbers")?;
+                size = bytes.to_owned();
+                times.push(Duration::from_secs_f64(seconds.trim().parse()?));
+            }
+            times.sort();
+            figure(&format!(
+                "scale: a page {args:?} {packed:?} has {size} bytes and takes {:.1?}, {:.1?} of CPU",
+                times[times.len() / 2],
+                (self::cpu(&serve.proc)? - cpu) / SAMPLES,
+            ));
+        }
+        let scrape = serve.scrape()?;
+        let received = "netobs_network_receive_packets_total";
+        assert_eq!(
+            scrape.all(received, &[("interface", "eth0")]).len(),
+            NAMESPACES as usize * if args.is_empty() { 10 } else { 1 }
+        );
+        serve.end()?;
+    }
     Ok(())
 }
 
