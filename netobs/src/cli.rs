@@ -196,7 +196,7 @@ pub struct ServeArgs {
     /// Series of what has ended stay for so long, and until they were scraped once
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, env = "NETOBS_GRACE")]
     pub grace: Duration,
-    /// Packets per interface and direction only, not by family and protocol: a tenth of the series
+    /// Packets per interface and direction only, not by family and protocol: a third of the series
     #[arg(long, env = "NETOBS_NO_CLASSES", value_parser = FalseyValueParser::new())]
     pub no_classes: bool,
     /// Hits per route too: netobs_route_hits_total

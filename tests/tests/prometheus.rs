@@ -2,6 +2,7 @@
 //! kernel counted, whatever restarts meanwhile.
 
 mod common;
+mod markdown;
 mod scraped;
 
 use std::{fs, time::Duration};
@@ -238,4 +239,115 @@ fn both_look_8_8_8_8_up_and_hit_another_route() -> anyhow::Result<()> {
     prometheus.end()?;
     serve.end()?;
     Ok(())
+}
+
+/// The expressions of a block, without comments: each ends where all its parentheses do.
+fn expressions(block: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut expression = String::new();
+    for line in block.lines() {
+        let code = line.split_once("  #").map_or(line, |(code, _)| code);
+        expression += code;
+        expression.push('\n');
+        let count = |c: char| expression.matches(c).count();
+        if count('(') == count(')') && !expression.trim().is_empty() {
+            all.push(std::mem::take(&mut expression));
+        }
+    }
+    all
+}
+
+#[test]
+fn what_the_documentation_asks_is_answered() -> anyhow::Result<()> {
+    let lab = Lab::with_docker()?;
+    let web = lab.run_container("web", &["--cap-add=NET_ADMIN"], &[])?;
+    let other = lab.run_container("other", &[], &[])?;
+    web.exec(["route", "add", "-host", "8.8.8.8", "dev", "eth0"])?;
+    let serve = Serve::start(&lab, &["--routes"])?;
+    let prometheus = Prometheus::start(&lab, &config(""))?;
+    prometheus.until("up", |up| up == 1.0)?;
+    web.exec(["ping", "-q", "-c20", "-i0.1", &other.address()?])?;
+    inside(&lab, &other.netns(), || {
+        std::net::UdpSocket::bind("0.0.0.0:0")?.connect("8.8.8.8:53")?;
+        Ok(())
+    })?;
+    // A lookup that fails.
+    lab.shell(&format!(
+        "nsenter --net=/proc/{}/ns/net ip route add unreachable 203.0.113.0/24",
+        web.pid()
+    ))?;
+    for _ in 0..3 {
+        let _ = inside(&lab, &web.netns(), || {
+            std::net::UdpSocket::bind("0.0.0.0:0")?.connect("203.0.113.1:53")?;
+            Ok(())
+        });
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let text = fs::read_to_string(docs.join("metrics.md"))?;
+    let queries: Vec<String> = markdown::blocks(&text, "promql")
+        .iter()
+        .flat_map(|block| expressions(block))
+        .collect();
+    assert!(queries.len() > 5, "{queries:?}");
+    for query in queries {
+        poll_until(SOON, &query, || {
+            Ok((!prometheus.query(&query)?.is_empty()).then_some(()))
+        })?;
+    }
+    for (number, block) in markdown::blocks(&text, "yaml").iter().enumerate() {
+        let file = prometheus.folder().join(format!("docs-{number}.yml"));
+        fs::write(&file, block)?;
+        lab.command("promtool")
+            .args(["check", "config"])
+            .arg(&file)
+            .text()?;
+    }
+    // And each family has a word there.
+    let told = told_families(&text);
+    for line in serve.page()?.lines() {
+        let Some(rest) = line.strip_prefix("# TYPE ") else {
+            continue;
+        };
+        let name = rest.split(' ').next().unwrap_or_default();
+        let known = told.iter().any(|told| match told.strip_suffix('*') {
+            Some(begin) => name.starts_with(begin),
+            None => name == told,
+        });
+        assert!(known, "docs/metrics.md says nothing of {name}");
+    }
+    prometheus.end()?;
+    serve.end()?;
+    Ok(())
+}
+
+/// Names between backticks, `{a,b}` in them taken apart, labels behind them left out.
+fn told_families(text: &str) -> Vec<String> {
+    let spans = text.split('`').skip(1).step_by(2);
+    let mut all = Vec::new();
+    for span in spans.filter(|span| span.contains('_')) {
+        let mut names = vec![String::new()];
+        let mut rest = span;
+        while let Some((before, after)) = rest.split_once('{') {
+            let Some((choices, behind)) = after.split_once('}') else {
+                break;
+            };
+            names.iter_mut().for_each(|name| name.push_str(before));
+            rest = behind;
+            if behind.is_empty() {
+                break;
+            }
+            names = names
+                .iter()
+                .flat_map(|name| {
+                    choices
+                        .split(',')
+                        .map(move |choice| format!("{name}{choice}"))
+                })
+                .collect();
+        }
+        names.iter_mut().for_each(|name| name.push_str(rest));
+        all.extend(names);
+    }
+    all
 }

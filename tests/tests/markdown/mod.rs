@@ -6,9 +6,11 @@
 //!   N`: with N); the lines below it are what it prints. Those without a digit have
 //!   to be printed as they are, but for the spaces.
 //! - `sh no-run: WHY`, `console no-run: WHY`: a test cannot run it.
-//! - `text`: nothing to run.
+//! - `text`: nothing to run. `yaml`, `promql`: files and queries, which other tests hold
+//!   against what reads them.
 //!
 //! Nothing else is there, so that nothing is left out by mistake.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -73,12 +75,12 @@ pub(crate) fn snippets(file: &str, text: &str) -> anyhow::Result<Vec<Snippet>> {
 
 fn kind(info: &str) -> anyhow::Result<Kind> {
     let (language, rest) = info.split_once(' ').unwrap_or((info, ""));
-    if language == "text" {
+    if matches!(info, "text" | "yaml" | "promql") {
         return Ok(Kind::Nothing);
     }
     ensure!(
         matches!(language, "sh" | "console"),
-        "{info:?} is neither sh, console nor text"
+        "{info:?} is neither sh, console, text, yaml nor promql"
     );
     if let Some(why) = rest.strip_prefix("no-run:") {
         ensure!(!why.trim().is_empty(), "no-run: and why?");
@@ -96,6 +98,18 @@ fn kind(info: &str) -> anyhow::Result<Kind> {
         true => Kind::Script { code, speaks },
         false => Kind::Session { code },
     })
+}
+
+/// The blocks of a Markdown file in a language that is not run in a shell.
+pub(crate) fn blocks(text: &str, language: &str) -> Vec<String> {
+    let begin = format!("```{language}");
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while lines.any(|line| line == begin) {
+        let block = lines.by_ref().take_while(|line| *line != "```");
+        found.push(block.collect::<Vec<_>>().join("\n"));
+    }
+    found
 }
 
 /// Each command of a session, with what is shown below it.
