@@ -190,7 +190,7 @@ proptest! {
         for format in [metrics::Format::OpenMetrics, metrics::Format::Text] {
             let page = metrics::Page {
                 exposition: exposition.clone(),
-                process: Process::default(),
+                process: Some(Process::default()),
                 classes: true,
                 cadvisor: true,
             };

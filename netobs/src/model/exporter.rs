@@ -172,6 +172,10 @@ fn series_key(netns: &str, interface: Option<&str>) -> SeriesKey {
     key
 }
 
+/// A namespace that is known by a process or by an id only may be a container that has
+/// just started: its interfaces are counted under its name, which comes within this time.
+const NAMELESS: Duration = Duration::from_secs(5);
+
 /// What tells an interface from any other: since when it is observed, to the nanosecond.
 type Attachment = SystemTime;
 
@@ -244,7 +248,7 @@ impl Exporter {
             self.count(ns, &netns, sample.time, keeper);
             if ns.state == State::Up {
                 *latest.namespaces.entry(ns.kind).or_default() += 1;
-                describe(ns, &netns, &mut latest);
+                describe(ns, &netns, sample.time, &mut latest);
             }
         }
         for routing in routing {
@@ -349,6 +353,9 @@ impl Exporter {
             else {
                 continue;
             };
+            if up && is_nameless(ns, interface, time) {
+                continue;
+            }
             let labels = labels(netns, interface);
             self.packets.begin(&labels, || {
                 let key = series_key(netns, Some(&*labels.interface));
@@ -359,6 +366,10 @@ impl Exporter {
             } else {
                 self.packets.ended(labels, since, counters, time);
             }
+        }
+        let nameless = |interface| is_nameless(ns, interface, time);
+        if up && ns.interfaces.iter().any(nameless) {
+            return;
         }
         if let Some(lookups) = &ns.lookups {
             let kept = || keeper.kept(series_key(netns, None)).lookups;
@@ -438,6 +449,14 @@ impl Exporter {
     }
 }
 
+/// Whether a better name may come before long.
+fn is_nameless(ns: &Namespace, interface: &Interface, now: SystemTime) -> bool {
+    let age = interface
+        .observed_since
+        .and_then(|since| now.duration_since(since).ok());
+    ns.kind == Kind::Process && age.is_some_and(|age| age < NAMELESS)
+}
+
 fn sorted<L: Ord, C>(mut series: Vec<(L, C)>) -> Vec<(L, C)> {
     series.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     series
@@ -451,7 +470,7 @@ fn labels(netns: &Arc<str>, interface: &Interface) -> InterfaceLabels {
 }
 
 /// All that has no memory.
-fn describe(ns: &Namespace, netns: &Arc<str>, latest: &mut Exposition) {
+fn describe(ns: &Namespace, netns: &Arc<str>, now: SystemTime, latest: &mut Exposition) {
     let containers = || ns.members.iter().filter(|member| member.id.is_some());
     let joined = |texts: Vec<&str>| texts.join("+");
     let identity = |labels: InterfaceLabels, peer: Option<&str>| Identity {
@@ -472,7 +491,7 @@ fn describe(ns: &Namespace, netns: &Arc<str>, latest: &mut Exposition) {
         let hook = interface.hook;
         *latest.interfaces.entry(hook.as_str()).or_default() += 1;
         let labels = labels(netns, interface);
-        if !seen.insert(labels.clone()) {
+        if is_nameless(ns, interface, now) || !seen.insert(labels.clone()) {
             continue;
         }
         if let Some(unaccounted) = interface.unaccounted().filter(|_| hook != Hook::None) {

@@ -88,7 +88,7 @@ impl Pages {
         }
         let page = Page {
             exposition: fresh.exposition.clone(),
-            process: own_process::read().unwrap_or_default(),
+            process: own_process::read().ok(),
             classes: self.metrics.classes,
             cadvisor: self.metrics.cadvisor,
         };

@@ -18,7 +18,7 @@ use crate::model::{
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder<'_>,
     exposition: &Exposition,
-    process: &Process,
+    process: Option<&Process>,
 ) -> fmt::Result {
     let observer = &exposition.observer;
     Family::new("netobs_build", "This netobs").infos(
@@ -66,7 +66,7 @@ pub(super) fn encode(
     .of("packets")
     .counters(encoder, [([("", ""); 0], observer.lost)])?;
     lags(encoder, &observer.lags)?;
-    this_process(encoder, process)
+    process.map_or(Ok(()), |process| this_process(encoder, process))
 }
 
 fn programs(encoder: &mut DescriptorEncoder<'_>, observer: &Observer) -> fmt::Result {

@@ -63,8 +63,8 @@ impl Format {
 pub struct Page {
     /// The series.
     pub exposition: Arc<Exposition>,
-    /// Ourselves.
-    pub process: Process,
+    /// Ourselves, where that is known.
+    pub process: Option<Process>,
     /// Packets by family and protocol.
     pub classes: bool,
     /// cAdvisor's names too.
@@ -101,6 +101,6 @@ impl Collector for Page {
         if self.cadvisor {
             cadvisor::encode(&mut encoder, &exposition.kernel)?;
         }
-        itself::encode(&mut encoder, exposition, &self.process)
+        itself::encode(&mut encoder, exposition, self.process.as_ref())
     }
 }
