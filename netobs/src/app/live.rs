@@ -25,7 +25,7 @@ use crate::{
     world::{
         engine,
         gather::{Depth, Machine},
-        link_events::{self, Heard, LinkEvent},
+        link_events::{self, Heard, LinkEvent, LinkEvents},
     },
 };
 
@@ -146,7 +146,11 @@ pub(super) async fn run<S: Subject>(
     scope: &config::Scope,
     mut outlet: impl Outlet<S::Product>,
 ) -> Result<(), Failure> {
-    let mut events = link_events::listen().context("listen to link events")?;
+    let LinkEvents {
+        mut events,
+        hears_others,
+    } = link_events::listen().context("listen to link events")?;
+    machine.is_told(hears_others);
     let mut engine = engine::follow(common.engine.clone());
     let warning = first_word(&mut engine, &mut machine, ENGINE_PATIENCE)
         .await
@@ -192,14 +196,14 @@ pub(super) async fn run<S: Subject>(
                 }
             }
             Some(heard) = events.recv() => {
-                let mut of_links = heard.event.is_of_links();
+                let mut look = heard.event.asks_for_a_look();
                 let mut urgent = run.event(&heard);
                 // What happened together is looked at together.
                 while let Ok(heard) = events.try_recv() {
-                    of_links |= heard.event.is_of_links();
+                    look |= heard.event.asks_for_a_look();
                     urgent |= run.event(&heard);
                 }
-                if !of_links {
+                if !look {
                     continue;
                 }
                 while let Ok(update) = engine.try_recv() {
@@ -257,7 +261,10 @@ impl<S: Subject> Run<S> {
             LinkEvent::Changed { link, up } => {
                 self.subject.passable(link.ifindex, *up, heard.at);
             }
-            LinkEvent::NamespaceId(_) | LinkEvent::Other => {}
+            LinkEvent::Address { .. }
+            | LinkEvent::Inside { .. }
+            | LinkEvent::NamespaceId(_)
+            | LinkEvent::Other => {}
             LinkEvent::Lost => log::info!("the kernel dropped link events: looking at everything"),
         }
         self.machine.hear(heard)

@@ -26,6 +26,11 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// What is known of the inside of a namespace is looked at again after this
 /// time even if nothing told of a change there.
 const STALE: Duration = Duration::from_secs(5);
+/// The same of a namespace of which netlink tells us, in case that something was missed.
+const RARELY: Duration = Duration::from_secs(60);
+/// The links of our own namespace are kept in step with what netlink tells, and read again
+/// after this time, in case that something was missed.
+const RESYNC: Duration = Duration::from_secs(30);
 /// Up to so many namespaces are looked into at once when they are stale. Of more, each
 /// periodic look takes a share: what waits for it does not wait for all.
 const FEW: usize = 16;
@@ -59,6 +64,14 @@ pub struct Machine {
     /// Inodes of `namespaces`.
     inodes: HashMap<NsKey, u64>,
     host_links: Vec<Link>,
+    /// When these were read as a whole; `None` where that is due.
+    links_read: Option<Instant>,
+    /// Whether somebody hands over what netlink tells of our links.
+    told_of_links: bool,
+    /// Whether that includes other namespaces, those with an id here.
+    told_of_others: bool,
+    /// Ids of namespaces in which something changed since they were looked into.
+    changed: HashSet<i32>,
     seen: HashMap<u32, Seen>,
     /// Interfaces inside namespaces whose other end here was not seen, since when.
     unpaired: HashMap<(u64, u32), Instant>,
@@ -175,6 +188,10 @@ impl Machine {
             namespaces: BTreeMap::new(),
             inodes: HashMap::new(),
             host_links: Vec::new(),
+            links_read: None,
+            told_of_links: false,
+            told_of_others: false,
+            changed: HashSet::new(),
             seen: HashMap::new(),
             unpaired: HashMap::new(),
             stale_ids: HashMap::new(),
@@ -255,6 +272,13 @@ impl Machine {
             .min()
     }
 
+    /// From now on [`hear`](Self::hear) is called with what netlink tells of our namespace,
+    /// and of `others`.
+    pub fn is_told(&mut self, others: bool) {
+        self.told_of_links = true;
+        self.told_of_others = others;
+    }
+
     /// Takes what was heard of a link of ours. `true`: packets of a namespace begin to
     /// pass here or elsewhere, and waiting for a look would take too long.
     pub fn hear(&mut self, heard: &Heard) -> bool {
@@ -283,7 +307,42 @@ impl Machine {
                 elsewhere
             }
             LinkEvent::Gone(ifindex) => {
-                self.host_links.retain(|link| link.ifindex != *ifindex);
+                let old = self
+                    .host_links
+                    .iter()
+                    .position(|link| link.ifindex == *ifindex);
+                if let Some(at) = old {
+                    let old = self.host_links.remove(at);
+                    // Of a pair that was here one end may have moved: nobody tells what
+                    // that means for the other.
+                    if old.is_veth() && old.link_nsid.is_none() {
+                        self.links_read = None;
+                    }
+                }
+                false
+            }
+            LinkEvent::Address {
+                ifindex,
+                address,
+                present,
+            } => {
+                let mut links = self.host_links.iter_mut();
+                if let Some(link) = links.find(|link| link.ifindex == *ifindex) {
+                    link.addresses.retain(|known| known != address);
+                    if *present {
+                        link.addresses.push(address.clone());
+                        // IPv4 first, else as they came.
+                        link.addresses.sort_by_key(|address| address.contains(':'));
+                    }
+                }
+                false
+            }
+            LinkEvent::Inside { nsid, left } => {
+                self.changed.insert(*nsid);
+                // It may be the other end of one of ours, in a third one now.
+                if *left {
+                    self.links_read = None;
+                }
                 false
             }
             LinkEvent::NamespaceId(id) => {
@@ -292,7 +351,16 @@ impl Machine {
                 self.stale_ids.retain(|id, _| known(id));
                 false
             }
-            LinkEvent::Other | LinkEvent::Lost => false,
+            LinkEvent::Other => false,
+            LinkEvent::Lost => {
+                self.links_read = None;
+                self.changed.extend(
+                    self.namespaces
+                        .values()
+                        .filter_map(|visited| visited.facts.nsid),
+                );
+                false
+            }
         }
     }
 
@@ -334,7 +402,13 @@ impl Machine {
     /// Where our own namespace cannot be read. What is wrong with another one
     /// is a fact about it.
     pub async fn look(&mut self, depth: Depth) -> anyhow::Result<Facts> {
-        self.host_links = self.host.links().await?;
+        let fresh = |at: Instant| self.told_of_links && at.elapsed() < RESYNC;
+        if !self.links_read.is_some_and(fresh) {
+            // What is told meanwhile is heard after this.
+            let at = Instant::now();
+            self.host_links = self.host.links().await?;
+            self.links_read = Some(at);
+        }
         self.notice_moves();
         // Nothing found would look like everything gone.
         self.blind = limits::visit().err();
@@ -542,6 +616,8 @@ impl Machine {
         let none = Pairs::new();
         let pairs = |nsid: Option<i32>| nsid.and_then(|nsid| pairs.get(&nsid)).unwrap_or(&none);
         let stale = self.stale(depth);
+        let changed = std::mem::take(&mut self.changed);
+        let changed = |nsid: Option<i32>| nsid.is_some_and(|nsid| changed.contains(&nsid));
         for (inode, found) in found {
             let old = self.namespaces.get(&inode);
             let look = old.is_none_or(|visited| {
@@ -553,6 +629,7 @@ impl Machine {
                     || linked
                     || renamed
                     || stale.contains(&inode)
+                    || changed(visited.facts.nsid)
                     || visited.pairs != *pairs(visited.facts.nsid)
             });
             let process = found
@@ -639,18 +716,15 @@ impl Machine {
         if depth == Depth::Event {
             return HashSet::new();
         }
-        let ages = self.namespaces.iter();
-        let mut oldest: Vec<(Instant, u64)> =
-            ages.map(|(inode, visited)| (visited.at, *inode)).collect();
-        if oldest.len() <= FEW {
-            oldest.retain(|(at, _)| at.elapsed() >= STALE);
-        } else {
-            // One periodic look per second makes all of them in this time.
-            let share = oldest.len().div_ceil(STALE.as_secs() as usize);
-            oldest.sort_unstable();
-            oldest.truncate(share);
-        }
-        oldest.into_iter().map(|(_, inode)| inode).collect()
+        let told = |visited: &Visited| self.told_of_others && visited.facts.nsid.is_some();
+        let (told, untold): (Vec<_>, Vec<_>) = self
+            .namespaces
+            .iter()
+            .map(|(inode, visited)| (told(visited), (visited.at, *inode)))
+            .partition(|(told, _)| *told);
+        let mut stale = turn(told, RARELY);
+        stale.extend(turn(untold, STALE));
+        stale
     }
 
     fn scan(&self, processes: bool) -> scan::Scan {
@@ -783,6 +857,20 @@ impl Machine {
         }
         self.netlink_in(key)?.counters().await
     }
+}
+
+/// Those of `ages` whose turn it is, so that each has one in `time`.
+fn turn(ages: Vec<(bool, (Instant, u64))>, time: Duration) -> HashSet<u64> {
+    let mut oldest: Vec<(Instant, u64)> = ages.into_iter().map(|(_, age)| age).collect();
+    if oldest.len() <= FEW {
+        oldest.retain(|(at, _)| at.elapsed() >= time);
+    } else {
+        // One periodic look per second makes all of them in this time.
+        let share = oldest.len().div_ceil(time.as_secs() as usize);
+        oldest.sort_unstable();
+        oldest.truncate(share);
+    }
+    oldest.into_iter().map(|(_, inode)| inode).collect()
 }
 
 /// A link as seen inside a namespace that calls ours by the id `here`.

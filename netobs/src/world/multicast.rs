@@ -1,12 +1,18 @@
 //! Sockets that netlink tells of changes, and what it tells.
 
-use std::io;
+use std::{
+    io::{self, IoSliceMut},
+    os::fd::AsRawFd as _,
+};
 
 use netlink_packet_core::NetlinkMessage;
 use netlink_packet_route::RouteNetlinkMessage;
-use nix::sys::socket::{
-    setsockopt,
-    sockopt::{RcvBuf, RcvBufForce},
+use nix::{
+    cmsg_space, libc,
+    sys::socket::{
+        ControlMessageOwned, MsgFlags, NetlinkAddr, recvmsg, setsockopt,
+        sockopt::{RcvBuf, RcvBufForce},
+    },
 };
 use rtnetlink::{
     MulticastGroup,
@@ -33,6 +39,33 @@ pub(super) fn subscribe(groups: &[MulticastGroup]) -> io::Result<Socket> {
     setsockopt(&socket, RcvBufForce, &BUFFER_BYTES)
         .or_else(|_| setsockopt(&socket, RcvBuf, &BUFFER_BYTES))?;
     Ok(socket)
+}
+
+/// Reads one datagram, and whose it is: the id that our namespace has given to another
+/// one, `None` for our own.
+///
+/// # Errors
+/// As of recvmsg(2): ENOBUFS where the kernel dropped some.
+pub(super) fn receive(
+    socket: &Socket,
+    buffer: &mut [u8],
+    flags: MsgFlags,
+) -> io::Result<(usize, Option<i32>)> {
+    let mut control = cmsg_space!(i32);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message =
+        recvmsg::<NetlinkAddr>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    let nsid = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Unknown(control)
+            if control.cmsg_header.cmsg_level == libc::SOL_NETLINK
+                && control.cmsg_header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID =>
+        {
+            let bytes = control.data_bytes.get(..4)?;
+            Some(i32::from_ne_bytes(bytes.try_into().ok()?))
+        }
+        _ => None,
+    });
+    Ok((message.bytes, nsid))
 }
 
 /// The messages in a datagram; `None` for what cannot be read, with all behind it.

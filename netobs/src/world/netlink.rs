@@ -433,7 +433,8 @@ fn kind_name(kind: &InfoKind) -> String {
     kind.to_string()
 }
 
-fn address(message: &AddressMessage) -> Option<String> {
+/// The address that a message tells of, as `address/prefix length`.
+pub(super) fn address(message: &AddressMessage) -> Option<String> {
     let mut result = None;
     for attribute in &message.attributes {
         match attribute {

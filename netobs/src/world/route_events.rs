@@ -1,17 +1,11 @@
 //! Changes of routes, rules, addresses and links, as netlink tells of them: those
 //! of our own namespace and of all that it has given an id.
 
-use std::{
-    io::{self, IoSliceMut},
-    os::fd::AsRawFd as _,
-};
+use std::io;
 
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
-use nix::{
-    cmsg_space, libc,
-    sys::socket::{ControlMessageOwned, MsgFlags, NetlinkAddr, recvmsg},
-};
+use nix::{libc, sys::socket::MsgFlags};
 use rtnetlink::{MulticastGroup, sys::Socket};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -89,7 +83,9 @@ impl RouteEvents {
                 // The runtime is going down.
                 return std::future::pending().await;
             };
-            match ready.try_io(|socket| receive(socket.get_ref(), &mut self.buffer)) {
+            match ready.try_io(|socket| {
+                multicast::receive(socket.get_ref(), &mut self.buffer, MsgFlags::MSG_DONTWAIT)
+            }) {
                 Ok(Ok((len, nsid))) => return events(&self.buffer[..len], nsid),
                 Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     let change = Change::Lost;
@@ -100,29 +96,6 @@ impl RouteEvents {
             }
         }
     }
-}
-
-/// Reads one datagram, and whose it is.
-fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, Option<i32>)> {
-    let mut control = cmsg_space!(i32);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<NetlinkAddr>(
-        socket.as_raw_fd(),
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_DONTWAIT,
-    )?;
-    let nsid = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::Unknown(control)
-            if control.cmsg_header.cmsg_level == libc::SOL_NETLINK
-                && control.cmsg_header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID =>
-        {
-            let bytes = control.data_bytes.get(..4)?;
-            Some(i32::from_ne_bytes(bytes.try_into().ok()?))
-        }
-        _ => None,
-    });
-    Ok((message.bytes, nsid))
 }
 
 /// The events in a datagram. One that cannot be read is a change of some kind.
