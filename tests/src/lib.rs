@@ -33,6 +33,7 @@ mod poll;
 mod proc;
 mod prometheus;
 mod skip;
+mod systemd;
 
 pub use command::{LabCommand, Netns};
 pub use container::Container;
@@ -44,6 +45,7 @@ pub use poll::poll_until;
 pub use proc::{Output, Proc};
 pub use prometheus::{Prometheus, Series};
 pub use skip::{SKIPPED, skip};
+pub use systemd::Systemd;
 
 /// Environment variable with the tag of a test run.
 ///
