@@ -197,10 +197,11 @@ fn netobs_keeps_what_the_unit_gives_and_lacks_nothing() -> anyhow::Result<()> {
             page.all("netobs_warnings", &[]),
             Vec::<&scraped::Line>::new()
         );
-        let before = page.sum(RECEIVED, &[("netns", "guest"), ("protocol", "icmp")]);
+        let pinged = [("netns", "guest"), ("family", "ipv4"), ("protocol", "icmp")];
+        let before = page.sum(RECEIVED, &pinged);
         ping(&lab, &guest.netns(), &target.address()?, &["-c7"])?;
         let page = scrape(&lab)?;
-        let after = page.sum(RECEIVED, &[("netns", "guest"), ("protocol", "icmp")]);
+        let after = page.sum(RECEIVED, &pinged);
         assert_eq!(after - before, 7);
         assert_eq!(effective(&lab, proc.pid())?, given);
         proc.end(Signal::SIGTERM, SOON)?.success()?;

@@ -4,6 +4,7 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
+use serde_json::Value;
 
 /// Where a file is.
 pub(crate) fn path(name: &str) -> PathBuf {
@@ -37,4 +38,16 @@ pub(crate) fn bare(capabilities: impl IntoIterator<Item = impl AsRef<str>>) -> V
         .collect();
     bare.sort();
     bare
+}
+
+/// The documents of a file of YAML.
+pub(crate) fn yaml(name: &str) -> anyhow::Result<Vec<Value>> {
+    let text = text(name)?;
+    serde_saphyr::from_multiple(&text).with_context(|| name.to_owned())
+}
+
+/// The words of a list.
+pub(crate) fn words(list: &Value) -> Vec<&str> {
+    let all = list.as_array().map_or(&[][..], Vec::as_slice);
+    all.iter().filter_map(Value::as_str).collect()
 }
