@@ -2,6 +2,7 @@
 
 mod common;
 mod contrib;
+mod markdown;
 mod scraped;
 
 use std::{fs, process::Command};
@@ -36,6 +37,45 @@ fn promtool_accepts_configuration_and_rules_and_their_tests_pass() -> anyhow::Re
     promtool(&["check", "config", "prometheus.yml"])?;
     promtool(&["check", "rules", RULES])?;
     promtool(&["test", "rules", "netobs.test.yml"])
+}
+
+/// docs/fleet.md has parts of configurations, rules, and one of another program that has a
+/// configuration inside.
+#[test]
+fn promtool_accepts_what_the_page_on_many_hosts_shows() -> anyhow::Result<()> {
+    let page = fs::read_to_string(contrib::path("../docs/fleet.md"))?;
+    let folder = std::env::temp_dir().join(format!("netobs-fleet-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let check = |kind: &str, text: &str| {
+        let file = folder.join("checked.yml");
+        // Files that are named have to be there.
+        let text = text.replace("/etc/prometheus", &folder.display().to_string());
+        fs::write(&file, &text)?;
+        let file = file.display().to_string();
+        promtool(&["check", kind, &file]).with_context(|| text)
+    };
+    fs::write(folder.join("netobs.password"), "secret")?;
+    fs::write(folder.join("netobs-ca.pem"), "")?;
+    let blocks = markdown::blocks(&page, "yaml");
+    assert!(blocks.len() >= 9, "{}", blocks.len());
+    for block in blocks {
+        if block.starts_with("groups:") {
+            check("rules", &block)?;
+        } else if block.starts_with("receivers:") {
+            let all: Value = serde_saphyr::from_str(&block)?;
+            let inner = all["receivers"]["prometheus"]["config"].to_string();
+            check("config", &inner.replace("$$", "$"))?;
+        } else {
+            // Debian builds Prometheus without it: the rest of that block is checked.
+            let mut all: Value = serde_saphyr::from_str(&block)?;
+            for job in all["scrape_configs"].as_array_mut().into_iter().flatten() {
+                let job = job.as_object_mut().context("a job")?;
+                job.remove("kubernetes_sd_configs");
+            }
+            check("config", &all.to_string())?;
+        }
+    }
+    Ok(fs::remove_dir_all(&folder)?)
 }
 
 #[test]
