@@ -300,8 +300,10 @@ pub struct Series {
     pub lookups: routes::Lookups,
     /// What the host looked up for it.
     pub by_host: u64,
+    /// When this was written, in nanoseconds since 1970.
+    pub written: u64,
     /// Always 0.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 6],
 }
 
 /// Length of [`Netns::name`] in bytes.

@@ -74,6 +74,7 @@ fn series(shown: &Exposition) -> Vec<(String, u64)> {
 fn gone(ns: Namespace) -> Namespace {
     Namespace {
         state: State::Gone,
+        former: ns.interfaces.clone(),
         ..ns
     }
 }
@@ -106,7 +107,8 @@ fn what_has_ended_is_there_until_it_was_shown_and_for_the_grace_time() {
     let late = exporter.show(at(500));
     assert_eq!(series(&late), some(&[("web", 12)]));
     assert_eq!(late.identities.len(), 1);
-    let later = exporter.show(at(501));
+    assert_eq!(series(&exporter.show(at(559))), some(&[("web", 12)]));
+    let later = exporter.show(at(560));
     assert_eq!((series(&later), later.identities.len()), (some(&[]), 0));
 }
 
@@ -170,6 +172,18 @@ fn an_interface_that_comes_and_goes_is_counted_to_its_end() {
     ns.retired = received(4);
     let expected = some(&[("web", 10), ("web", 4)]);
     assert_eq!(shown(&mut exporter, 2, vec![ns.clone()]), expected);
+    ns.former.clear();
     assert_eq!(shown(&mut exporter, 3, vec![ns.clone()]), expected);
-    assert_eq!(shown(&mut exporter, 70, vec![ns]), some(&[("web", 10)]));
+    assert_eq!(
+        shown(&mut exporter, 70, vec![ns.clone()]),
+        some(&[("web", 10)])
+    );
+    // At its end the last interfaces are listed, which were told already.
+    let mut moment = ns.interfaces[0].clone();
+    moment.name = Some("eth1".to_owned());
+    moment.observed_since = Some(at(1));
+    moment.counters = Some(received(4));
+    let mut ended = gone(ns);
+    ended.interfaces.push(moment);
+    assert_eq!(shown(&mut exporter, 71, vec![ended]), some(&[("web", 10)]));
 }

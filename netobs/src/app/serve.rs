@@ -58,7 +58,10 @@ pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
         .as_deref()
         .map(Reloading::load)
         .transpose();
-    let web = web.context("--web-config")?;
+    let mut web = web.context("--web-config")?;
+    if !config.open && config.listen.iter().any(|listen| !listen.is_local()) {
+        web = web.map(Reloading::guarded);
+    }
     let bound = listen(&config, web.as_ref())?;
     let machine = Machine::open()?;
     let routes = config.metrics.routes;
@@ -113,10 +116,7 @@ pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
 
 /// Listens, where that is safe.
 fn listen(config: &config::Serve, web: Option<&Reloading>) -> Result<Vec<Bound>, Failure> {
-    let guarded = web.is_some_and(|web| {
-        let web = web.current();
-        web.tls().is_some() || web.has_users()
-    });
+    let guarded = web.is_some_and(|web| web.current().is_guarded());
     let exposed = config
         .listen
         .iter()

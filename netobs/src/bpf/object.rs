@@ -148,6 +148,8 @@ pub struct Programs {
     netns: HashMap<MapData, u64, Bits<Netns>>,
     meta: Array<MapData, Bits<Meta>>,
     series: HashMap<MapData, SeriesKey, Bits<Series>>,
+    /// What is in it, and since when.
+    kept: std::collections::HashMap<SeriesKey, u64>,
     object: [u8; 32],
     part: Option<Part>,
     /// Others need not know; without it they may take filters of ours for a dead one's.
@@ -248,6 +250,7 @@ impl Programs {
             netns: take(names::MAP_NETNS)?.try_into()?,
             meta: take(names::MAP_META)?.try_into()?,
             series: take(names::MAP_SERIES)?.try_into()?,
+            kept: std::collections::HashMap::new(),
             object: pins::digest(OBJECT, &[cpus.into(), log.into()]),
             stray: take(names::MAP_STRAY)?.try_into()?,
             counters,
@@ -268,6 +271,8 @@ impl Programs {
         };
         programs.free = (0..capacity.slots).rev().collect();
         if programs.part.is_some() {
+            let all = programs.series.iter().filter_map(Result::ok);
+            programs.kept = all.map(|(key, series)| (key, series.0.written)).collect();
             let taken: HashSet<u32> = programs.found().iter().map(|(slot, _)| *slot).collect();
             programs.free.retain(|slot| !taken.contains(slot));
         }
@@ -392,9 +397,33 @@ impl Programs {
     pub fn keep_series(&mut self, key: SeriesKey, series: &Series) -> anyhow::Result<()> {
         if *series == Series::default() {
             let _was_none = self.series.remove(&key);
+            self.kept.remove(&key);
             return Ok(());
         }
-        Ok(self.series.insert(key, Bits(*series), 0)?)
+        let written = pins::since_1970(std::time::SystemTime::now());
+        let series = Series { written, ..*series };
+        // Those that nobody has asked for since long make room.
+        if self.kept.len() >= SERIES as usize && !self.kept.contains_key(&key) {
+            let oldest = self.kept.iter().min_by_key(|(_, written)| **written);
+            if let Some(oldest) = oldest.map(|(key, _)| *key) {
+                let _was_none = self.series.remove(&oldest);
+                self.kept.remove(&oldest);
+            }
+        }
+        self.series.insert(key, Bits(series), 0)?;
+        self.kept.insert(key, written);
+        Ok(())
+    }
+
+    /// How full the map of series is.
+    #[must_use]
+    pub fn series_info(&self) -> MapInfo {
+        MapInfo {
+            name: names::MAP_SERIES.to_owned(),
+            entries: self.kept.len() as u64,
+            capacity: SERIES.into(),
+            full: 0,
+        }
     }
 
     /// The classifier for `name`.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::ledger::{Count, advance};
+use super::ledger::Count;
 use super::route::{
     Family, Hit, Hop, Match, Origin, Prefix, Route, RouteType, TABLE_LOCAL, TABLE_MAIN,
 };
@@ -38,18 +38,10 @@ impl Hits {
 }
 
 impl Count for Hits {
-    fn advance(&mut self, now: &Self) -> Self {
-        Self {
-            output: advance(&mut self.output, now.output),
-            input: advance(&mut self.input, now.input),
-            forward: advance(&mut self.forward, now.forward),
-        }
-    }
-
-    fn add(&mut self, more: &Self) {
-        self.output += more.output;
-        self.input += more.input;
-        self.forward += more.forward;
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        work(&mut self.output, other.output);
+        work(&mut self.input, other.input);
+        work(&mut self.forward, other.forward);
     }
 }
 
@@ -80,7 +72,7 @@ pub struct Entry {
 /// What tells the entries of a route apart from those of another. Netlink may
 /// tell of a route anew with another protocol or source: it is the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Identity {
+pub struct Identity {
     table: Option<u32>,
     prefix: Option<Prefix>,
     family: Family,
@@ -317,7 +309,9 @@ impl Book {
 }
 
 impl Entry {
-    fn identity(&self) -> Identity {
+    /// What tells it from the others of its book.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
         match &self.route {
             Some(route) => identity_of(route),
             None => Identity {

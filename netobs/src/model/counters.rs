@@ -3,7 +3,7 @@
 use netobs_common::{CLASS_ARP, CLASS_IPV6, CLASS_OTHER, CLASSES, Cell, Record};
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Count, advance};
+use super::ledger::Count;
 
 /// One value for each direction, as the namespace sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,13 +56,11 @@ impl Tally {
 }
 
 impl Tally {
-    fn advance(&mut self, now: &Self) -> Self {
-        Self {
-            packets: advance(&mut self.packets, now.packets),
-            bytes: advance(&mut self.bytes, now.bytes),
-            segments: advance(&mut self.segments, now.segments),
-            wire_bytes: advance(&mut self.wire_bytes, now.wire_bytes),
-        }
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        work(&mut self.packets, other.packets);
+        work(&mut self.bytes, other.bytes);
+        work(&mut self.segments, other.segments);
+        work(&mut self.wire_bytes, other.wire_bytes);
     }
 
     fn since(&self, before: &Self) -> Option<Self> {
@@ -255,43 +253,23 @@ impl Counters {
 }
 
 impl Count for Counters {
-    fn advance(&mut self, now: &Self) -> Self {
-        let mut more = Self {
-            classes: Default::default(),
-            syn: advance(&mut self.syn, now.syn),
-            fin: advance(&mut self.fin, now.fin),
-            rst: advance(&mut self.rst, now.rst),
-            broadcast: advance(&mut self.broadcast, now.broadcast),
-            multicast: advance(&mut self.multicast, now.multicast),
-            fragments: advance(&mut self.fragments, now.fragments),
-        };
-        for ((more, last), now) in more
-            .classes
-            .iter_mut()
-            .zip(&mut self.classes)
-            .zip(&now.classes)
-        {
-            *more = last.advance(now);
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        for (class, other) in self.classes.iter_mut().zip(&other.classes) {
+            class.pairs(other, work);
         }
-        more
-    }
-
-    fn add(&mut self, more: &Self) {
-        Self::add(self, more);
+        work(&mut self.syn, other.syn);
+        work(&mut self.fin, other.fin);
+        work(&mut self.rst, other.rst);
+        work(&mut self.broadcast, other.broadcast);
+        work(&mut self.multicast, other.multicast);
+        work(&mut self.fragments, other.fragments);
     }
 }
 
 impl<C: Count> Count for Directions<C> {
-    fn advance(&mut self, now: &Self) -> Self {
-        Self {
-            rx: self.rx.advance(&now.rx),
-            tx: self.tx.advance(&now.tx),
-        }
-    }
-
-    fn add(&mut self, more: &Self) {
-        self.rx.add(&more.rx);
-        self.tx.add(&more.tx);
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        self.rx.pairs(&other.rx, work);
+        self.tx.pairs(&other.tx, work);
     }
 }
 

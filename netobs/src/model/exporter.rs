@@ -13,10 +13,10 @@ use netobs_common::SeriesKey;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    book::{Entry, Hits},
+    book::{self, Entry, Hits},
     counters::{Counters, Directions, KernelCounters},
     ledger::Ledger,
-    lookups::{Lookups, Unattributed},
+    lookups::{Outcomes, Unattributed},
     route::{Family, Prefix},
     routing::Routing,
     sample::{Hook, Interface, Kind, Namespace, NsKey, Observer, Sample, State},
@@ -102,7 +102,7 @@ pub struct Exposition {
     /// Packets that the kernel has and we have not.
     pub unaccounted: Vec<(InterfaceLabels, Directions<i64>)>,
     /// Decisions.
-    pub lookups: Vec<(Arc<str>, Lookups)>,
+    pub lookups: Vec<(Arc<str>, Outcomes)>,
     /// Decisions that the host took for what a namespace sent through it.
     pub by_host: Vec<(Arc<str>, u64)>,
     /// Hits; `None` where they are not asked for.
@@ -138,7 +138,7 @@ pub struct Kept {
     /// Of an interface.
     pub packets: Directions<Counters>,
     /// Of a namespace.
-    pub lookups: Lookups,
+    pub lookups: Outcomes,
     /// Of a namespace.
     pub by_host: u64,
 }
@@ -179,13 +179,6 @@ const NAMELESS: Duration = Duration::from_secs(5);
 /// What tells an interface from any other: since when it is observed, to the nanosecond.
 type Attachment = SystemTime;
 
-/// An identity that is no more.
-struct Former {
-    identity: Identity,
-    at: SystemTime,
-    shown: bool,
-}
-
 /// Turns samples into series.
 pub struct Exporter {
     grace: Duration,
@@ -194,14 +187,17 @@ pub struct Exporter {
     /// What series of namespaces are called by.
     names: HashMap<NsKey, Arc<str>>,
     packets: Ledger<InterfaceLabels, Attachment, Directions<Counters>>,
-    lookups: Ledger<Arc<str>, NsKey, Lookups>,
+    lookups: Ledger<Arc<str>, NsKey, Outcomes>,
     by_host: Ledger<Arc<str>, NsKey, u64>,
-    hits: Ledger<RouteLabels, (NsKey, Option<RouteName>), Hits>,
+    hits: Ledger<RouteLabels, (NsKey, book::Identity), Hits>,
+    /// Those that have a series of their own.
     routes: HashSet<RouteLabels>,
-    unattributed: Unattributed,
+    /// With a route, and without.
+    unattributed: [u64; 2],
     /// How often maps were full.
     full: HashMap<String, u64>,
-    former: HashMap<InterfaceLabels, Former>,
+    /// Identities that are no more.
+    former: HashMap<InterfaceLabels, Identity>,
     latest: Exposition,
 }
 
@@ -219,7 +215,7 @@ impl Exporter {
             by_host: Ledger::default(),
             hits: Ledger::default(),
             routes: HashSet::new(),
-            unattributed: Unattributed::default(),
+            unattributed: [0; 2],
             full: HashMap::new(),
             former: HashMap::new(),
             latest: Exposition::default(),
@@ -258,7 +254,7 @@ impl Exporter {
         let up: HashSet<NsKey> = up.map(|ns| ns.key).collect();
         self.names.retain(|key, _| up.contains(key));
         self.settle(sample.time, keeper);
-        self.retire_identities(&latest, sample.time);
+        self.retire_identities(&latest);
         self.latest = latest;
     }
 
@@ -271,21 +267,24 @@ impl Exporter {
         shown.hits = self
             .max_routes
             .map(|_| sorted(self.hits.show(now, self.grace)));
-        let grace = self.grace;
-        self.former.retain(|_, former| {
-            let over = now.duration_since(former.at).is_ok_and(|age| age >= grace);
-            !(std::mem::replace(&mut former.shown, true) && over)
-        });
-        let former = self.former.values().map(|former| former.identity.clone());
-        shown.identities.extend(former);
+        // As long as their series are.
+        let (packets, grace) = (&self.packets, self.grace);
+        self.former
+            .retain(|labels, _| !packets.rests(labels, now, grace));
+        shown.identities.extend(self.former.values().cloned());
         shown.identities.sort_by(|a, b| a.labels.cmp(&b.labels));
         shown
     }
 
     fn rising(&mut self, now: Unattributed) -> Unattributed {
-        super::ledger::advance(&mut self.unattributed.lookups, now.lookups);
-        super::ledger::advance(&mut self.unattributed.failed, now.failed);
-        self.unattributed
+        // Each for itself: a failure may be counted ahead of its decision.
+        let [ok, failed] = &mut self.unattributed;
+        super::ledger::advance(ok, now.lookups.saturating_sub(now.failed));
+        super::ledger::advance(failed, now.failed);
+        Unattributed {
+            lookups: *ok + *failed,
+            failed: *failed,
+        }
     }
 
     /// Gives each namespace that is there a name of its own. Of two with the same one, who
@@ -345,7 +344,9 @@ impl Exporter {
 
     fn count(&mut self, ns: &Namespace, netns: &Arc<str>, time: SystemTime, keeper: &dyn Keeper) {
         let up = ns.state == State::Up;
-        let there = ns.interfaces.iter().map(|interface| (interface, up));
+        // Those of one that has ended may have been told as former ones long ago.
+        let there = ns.interfaces.iter().filter(|_| up);
+        let there = there.map(|interface| (interface, true));
         let former = ns.former.iter().map(|interface| (interface, false));
         // Ends first: what goes on after them is not at its end.
         for (interface, up) in former.chain(there) {
@@ -368,10 +369,11 @@ impl Exporter {
             }
         }
         let nameless = |interface| is_nameless(ns, interface, time);
-        if up && ns.interfaces.iter().any(nameless) {
+        if up && !self.lookups.follows(&ns.key) && ns.interfaces.iter().any(nameless) {
             return;
         }
         if let Some(lookups) = &ns.lookups {
+            let lookups = &Outcomes::from(lookups);
             let kept = || keeper.kept(series_key(netns, None)).lookups;
             self.lookups.begin(netns, kept);
             if up {
@@ -395,54 +397,40 @@ impl Exporter {
         let Some(max) = self.max_routes else { return };
         let ns = &routing.namespace;
         let netns = self.name_of(ns);
+        if self.routes.len() >= max {
+            let (hits, grace) = (&self.hits, self.grace);
+            self.routes
+                .retain(|labels| !hits.rests(labels, time, grace));
+        }
         // Routes that differ in nothing that is a label are one series.
-        let mut sums: BTreeMap<Option<RouteName>, Hits> = BTreeMap::new();
         for entry in routing.routes.iter().flatten() {
-            let labels = RouteLabels {
+            let mut labels = RouteLabels {
                 netns: netns.clone(),
                 route: Some(route_name(entry, &routing.interfaces)),
             };
-            let known = self.routes.contains(&labels);
-            let name = if known || self.routes.len() < max {
+            if self.routes.len() < max {
                 self.routes.insert(labels.clone());
-                labels.route
-            } else {
-                None
-            };
-            super::ledger::Count::add(sums.entry(name).or_default(), &entry.hits);
-        }
-        for (route, hits) in sums {
-            let labels = RouteLabels {
-                netns: netns.clone(),
-                route: route.clone(),
-            };
-            if ns.state == State::Up {
-                self.hits.live(labels, (ns.key, route), &hits);
-            } else {
-                self.hits.ended(labels, (ns.key, route), &hits, time);
+            } else if !self.routes.contains(&labels) {
+                labels.route = None;
             }
-        }
-        let hits = &self.hits;
-        if self.routes.len() >= max {
-            self.routes.retain(|labels| hits.knows(labels));
+            let source = (ns.key, entry.identity());
+            if ns.state == State::Up {
+                self.hits.live(labels, source, &entry.hits);
+            } else {
+                self.hits.ended(labels, source, &entry.hits, time);
+            }
         }
     }
 
     /// Keeps identities that are no more, unless another has their labels.
-    fn retire_identities(&mut self, latest: &Exposition, at: SystemTime) {
+    fn retire_identities(&mut self, latest: &Exposition) {
         let there: HashSet<&InterfaceLabels> =
             latest.identities.iter().map(|one| &one.labels).collect();
         for identity in std::mem::take(&mut self.latest.identities) {
             if !there.contains(&identity.labels) && self.packets.knows(&identity.labels) {
-                let former = Former {
-                    identity,
-                    at,
-                    shown: false,
-                };
-                self.former.insert(former.identity.labels.clone(), former);
+                self.former.insert(identity.labels.clone(), identity);
             }
         }
-        // As long as their series are.
         let packets = &self.packets;
         self.former
             .retain(|labels, _| !there.contains(labels) && packets.knows(labels));

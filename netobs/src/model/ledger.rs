@@ -18,14 +18,47 @@ use std::{
 /// fills memory where every container has a name of its own.
 const KEPT: usize = 10_000;
 
-/// What can be counted.
+/// Accounts without a source on one page: after a long time without a scraper the next one
+/// gets them in turns.
+const MOST_RESTING: usize = 2_000;
+/// Sources that nobody tells of any more, and of no end either, are remembered so long as
+/// they are fewer: they may be told of again, and must not be counted anew then.
+const ABSENT: usize = 40_000;
+
+/// What can be counted. Sums wrap: what is kept of an account may be less than nothing.
 pub trait Count: Clone + Default + PartialEq {
+    /// Calls `work` with each number of this and the same of another.
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64));
+
     /// Takes the new reading `now` and returns what it has more than the last. What has
     /// gone back counts again once it is beyond where it was.
-    fn advance(&mut self, now: &Self) -> Self;
+    fn advance(&mut self, now: &Self) -> Self {
+        let mut more = now.clone();
+        more.pairs(self, &mut |more, last| *more = more.saturating_sub(last));
+        self.add(&more);
+        more
+    }
 
     /// Adds to an account.
-    fn add(&mut self, more: &Self);
+    fn add(&mut self, more: &Self) {
+        self.pairs(more, &mut |sum, more| *sum = sum.wrapping_add(more));
+    }
+
+    /// Takes from an account.
+    fn take(&mut self, less: &Self) {
+        self.pairs(less, &mut |sum, less| *sum = sum.wrapping_sub(less));
+    }
+
+    /// As it is shown: not less than nothing.
+    fn shown(&self) -> Self {
+        let mut shown = self.clone();
+        shown.pairs(self, &mut |shown, n| {
+            if n > u64::MAX / 2 {
+                *shown = 0;
+            }
+        });
+        shown
+    }
 }
 
 /// One number of a reading: `last` becomes the larger of both, and the difference is
@@ -37,12 +70,8 @@ pub fn advance(last: &mut u64, now: u64) -> u64 {
 }
 
 impl Count for u64 {
-    fn advance(&mut self, now: &Self) -> Self {
-        advance(self, *now)
-    }
-
-    fn add(&mut self, more: &Self) {
-        *self += more;
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        work(self, *other);
     }
 }
 
@@ -67,8 +96,20 @@ struct Account<C> {
 #[derive(Clone, Copy, Debug)]
 struct Ended {
     at: SystemTime,
-    /// Whether the last state was shown.
-    shown: bool,
+    /// When its last state was shown first.
+    shown: Option<SystemTime>,
+}
+
+impl Ended {
+    fn new(at: SystemTime) -> Self {
+        Self { at, shown: None }
+    }
+
+    /// Whether it was shown for long enough.
+    fn is_over(&self, now: SystemTime, grace: Duration) -> bool {
+        self.shown
+            .is_some_and(|at| now.duration_since(at).is_ok_and(|age| age >= grace))
+    }
 }
 
 #[derive(Debug)]
@@ -138,10 +179,7 @@ impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source
         let account = self.accounts.entry(reading.label.clone()).or_default();
         account.sum.add(&more);
         if !again && account.round != round {
-            account
-                .ended
-                .get_or_insert(Ended { at, shown: false })
-                .shown = false;
+            account.ended.get_or_insert(Ended::new(at)).shown = None;
         }
     }
 
@@ -149,10 +187,14 @@ impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source
     /// part than before is not of live sources, nothing of those that are given up.
     pub fn settle(&mut self, at: SystemTime) -> Vec<(Label, C)> {
         let round = self.round;
-        self.sources.retain(|_, reading| reading.round == round);
+        self.sources
+            .retain(|_, reading| reading.round == round || !reading.ended);
+        if self.sources.len() > ABSENT {
+            self.sources.retain(|_, reading| reading.round == round);
+        }
         for account in self.accounts.values_mut() {
             if account.round != round {
-                account.ended.get_or_insert(Ended { at, shown: false });
+                account.ended.get_or_insert(Ended::new(at));
             }
         }
         let mut live: HashMap<&Label, C> = HashMap::new();
@@ -161,8 +203,8 @@ impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source
         }
         let mut keep = Vec::new();
         for (label, account) in &mut self.accounts {
-            let mut own = live.remove(label).unwrap_or_default();
-            let kept = own.advance(&account.sum);
+            let mut kept = account.sum.clone();
+            kept.take(&live.remove(label).unwrap_or_default());
             if kept != account.kept {
                 account.kept.clone_from(&kept);
                 keep.push((label.clone(), kept));
@@ -191,21 +233,41 @@ impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source
         self.accounts.contains_key(label)
     }
 
-    /// What is to be shown: of live sources, and for `grace` after their end, and until it
-    /// was shown once.
-    pub fn show(&mut self, now: SystemTime, grace: Duration) -> Vec<(Label, C)> {
+    /// Whether a source was ever told of that has not ended.
+    #[must_use]
+    pub fn follows(&self, source: &Source) -> bool {
+        self.sources.contains_key(source)
+    }
+
+    /// Whether the account called `label` is shown no longer, or was never there.
+    #[must_use]
+    pub fn rests(&self, label: &Label, now: SystemTime, grace: Duration) -> bool {
         self.accounts
-            .iter_mut()
-            .filter_map(|(label, account)| {
-                if let Some(ended) = &mut account.ended {
-                    let over = now.duration_since(ended.at).is_ok_and(|age| age >= grace);
-                    if std::mem::replace(&mut ended.shown, true) && over {
-                        return None;
-                    }
-                }
-                Some((label.clone(), account.sum.clone()))
-            })
-            .collect()
+            .get(label)
+            .is_none_or(|account| account.ended.is_some_and(|ended| ended.is_over(now, grace)))
+    }
+
+    /// What is to be shown: of live sources, and of those that have ended until their last
+    /// state was shown for `grace`.
+    pub fn show(&mut self, now: SystemTime, grace: Duration) -> Vec<(Label, C)> {
+        let mut resting: Vec<(SystemTime, &Label, &mut Account<C>)> = Vec::new();
+        let mut all = Vec::new();
+        for (label, account) in &mut self.accounts {
+            match account.ended {
+                None => all.push((label.clone(), account.sum.shown())),
+                Some(ended) if ended.is_over(now, grace) => {}
+                Some(ended) => resting.push((ended.at, label, account)),
+            }
+        }
+        // Who ended first is first on its way out.
+        resting.sort_by_key(|(at, _, _)| *at);
+        for (_, label, account) in resting.into_iter().take(MOST_RESTING) {
+            if let Some(ended) = &mut account.ended {
+                ended.shown.get_or_insert(now);
+            }
+            all.push((label.clone(), account.sum.shown()));
+        }
+        all
     }
 }
 
@@ -275,17 +337,19 @@ mod tests {
         ledger.ended("a", 1, &5, at(10));
         ledger.live("b", 2, &2);
         ledger.settle(at(10));
-        assert_eq!(shown(&mut ledger, 69), [("a", 5), ("b", 2)]);
-        assert_eq!(shown(&mut ledger, 70), [("b", 2)]);
+        assert_eq!(shown(&mut ledger, 11), [("a", 5), ("b", 2)]);
+        assert_eq!(shown(&mut ledger, 70), [("a", 5), ("b", 2)]);
+        assert_eq!(shown(&mut ledger, 71), [("b", 2)]);
         // Nobody has asked for a long time.
         ledger.ended("b", 2, &9, at(80));
         ledger.settle(at(80));
         assert_eq!(shown(&mut ledger, 1000), [("b", 9)]);
-        assert_eq!(shown(&mut ledger, 1001), []);
+        assert_eq!(shown(&mut ledger, 1059), [("b", 9)]);
+        assert_eq!(shown(&mut ledger, 1060), []);
         // And back again.
         ledger.live("a", 3, &1);
-        ledger.settle(at(1002));
-        assert_eq!(shown(&mut ledger, 1003), [("a", 6)]);
+        ledger.settle(at(1062));
+        assert_eq!(shown(&mut ledger, 1063), [("a", 6)]);
     }
 
     #[test]
@@ -301,7 +365,7 @@ mod tests {
         ledger.ended("short", 2, &3, at(5));
         ledger.settle(at(5));
         assert_eq!(shown(&mut ledger, 6), [("a", 4), ("short", 3)]);
-        assert_eq!(shown(&mut ledger, 61), [("short", 3)]);
+        assert_eq!(shown(&mut ledger, 66), []);
     }
 
     #[test]
@@ -330,8 +394,45 @@ mod tests {
             ledger.ended(number, number, &1, at(number));
             ledger.settle(at(number));
         }
-        let mut all = ledger.show(at(0), GRACE);
-        all.sort_unstable();
-        assert_eq!((all.len(), all[0].0), (KEPT, 100));
+        assert_eq!(ledger.accounts.len(), KEPT);
+        // On pages of a size, each once at least.
+        let mut seen = std::collections::HashSet::new();
+        for second in 0..KEPT.div_ceil(MOST_RESTING) as u64 {
+            let page = ledger.show(at(1_000_000 + 60 * second), GRACE);
+            assert!(page.len() <= MOST_RESTING);
+            seen.extend(page.into_iter().map(|(label, _)| label));
+        }
+        assert_eq!((seen.len(), seen.iter().min()), (KEPT, Some(&100)));
+    }
+
+    #[test]
+    fn who_is_not_told_of_for_a_while_is_not_counted_anew() {
+        let mut ledger = Ledger::default();
+        ledger.live("a", 1, &100);
+        ledger.settle(at(0));
+        ledger.settle(at(1));
+        ledger.live("a", 1, &101);
+        ledger.settle(at(2));
+        assert_eq!(shown(&mut ledger, 2), [("a", 101)]);
+    }
+
+    #[test]
+    fn what_counted_under_another_label_does_not_follow_after_a_restart() {
+        let mut ledger = Ledger::default();
+        ledger.live("old", 1, &100);
+        ledger.settle(at(0));
+        ledger.live("new", 1, &107);
+        let mut kept = ledger.settle(at(1));
+        kept.sort_unstable();
+        let mut next = Ledger::default();
+        let of = |label| kept.iter().find(|(known, _)| *known == label);
+        next.begin(&"new", || of("new").expect("less than nothing").1);
+        next.live("new", 1, &110);
+        next.settle(at(2));
+        assert_eq!(shown(&mut next, 2), [("new", 10)]);
+        next.begin(&"old", || of("old").expect("kept").1);
+        next.live("old", 2, &3);
+        next.settle(at(3));
+        assert!(shown(&mut next, 3).contains(&("old", 103)));
     }
 }

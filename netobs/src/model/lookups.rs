@@ -9,7 +9,7 @@ use netobs_common::routes::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Count, advance};
+use super::ledger::Count;
 
 /// How routing decisions are observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,29 +146,6 @@ impl Lookups {
         }
     }
 
-    /// As a record, to be kept.
-    #[must_use]
-    pub fn record(&self) -> Record {
-        let mut record = Record::default();
-        for (family, decisions) in [(FAMILY_IPV4, self.ipv4), (FAMILY_IPV6, self.ipv6)] {
-            let decisions = decisions.unwrap_or_default();
-            record.decisions[family as usize] = columns(decisions.all);
-            record.failed[family as usize] = columns(decisions.failed);
-        }
-        let failures = [
-            (CLASS_NO_ROUTE, self.failures.no_route),
-            (CLASS_UNREACHABLE, self.failures.unreachable),
-            (CLASS_BLACKHOLE, self.failures.blackhole),
-            (CLASS_PROHIBIT, self.failures.prohibit),
-            (CLASS_RP_FILTER, self.failures.rp_filter),
-            (CLASS_MARTIAN, self.failures.martian),
-        ];
-        for (class, count) in failures {
-            record.classes[class as usize] = count;
-        }
-        record
-    }
-
     fn families(&self) -> impl Iterator<Item = &Decisions> {
         self.ipv4.iter().chain(&self.ipv6)
     }
@@ -204,80 +181,142 @@ fn columns(origins: Origins) -> [u64; 4] {
     columns
 }
 
-impl Count for Origins {
-    fn advance(&mut self, now: &Self) -> Self {
-        Self {
-            output: advance(&mut self.output, now.output),
-            input: advance(&mut self.input, now.input),
-            forward: advance(&mut self.forward, now.forward),
+/// How the decisions of one family ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Results {
+    /// With a usable route.
+    pub ok: Origins,
+    /// Without.
+    pub failed: Origins,
+}
+
+/// The same as [`Lookups`], in parts that have nothing in common: each of them grows, their
+/// difference may not while one is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// IPv4; `None` where it is not observed.
+    pub ipv4: Option<Results>,
+    /// IPv6; `None` where it is not observed.
+    pub ipv6: Option<Results>,
+    /// Failed ones of both.
+    pub failures: Failures,
+}
+
+impl Outcomes {
+    /// As a record, to be kept.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        let mut record = Record::default();
+        for (family, results) in [(FAMILY_IPV4, self.ipv4), (FAMILY_IPV6, self.ipv6)] {
+            let results = results.unwrap_or_default();
+            let mut all = results.ok;
+            all.add(&results.failed);
+            record.decisions[family as usize] = columns(all);
+            record.failed[family as usize] = columns(results.failed);
         }
+        let failures = [
+            (CLASS_NO_ROUTE, self.failures.no_route),
+            (CLASS_UNREACHABLE, self.failures.unreachable),
+            (CLASS_BLACKHOLE, self.failures.blackhole),
+            (CLASS_PROHIBIT, self.failures.prohibit),
+            (CLASS_RP_FILTER, self.failures.rp_filter),
+            (CLASS_MARTIAN, self.failures.martian),
+        ];
+        for (class, count) in failures {
+            record.classes[class as usize] = count;
+        }
+        record
     }
 
-    fn add(&mut self, more: &Self) {
-        self.output += more.output;
-        self.input += more.input;
-        self.forward += more.forward;
+    /// What was kept so. A family that has nothing may be one that is not observed.
+    #[must_use]
+    pub fn kept(record: &Record) -> Self {
+        let origins = |row: [u64; 4]| Origins {
+            output: row[ORIGIN_OUTPUT as usize],
+            input: row[ORIGIN_INPUT as usize],
+            forward: row[ORIGIN_FORWARD as usize],
+        };
+        let family = |family: u32| {
+            let failed = origins(record.failed[family as usize]);
+            let mut ok = origins(record.decisions[family as usize]);
+            ok.take(&failed);
+            let results = Results { ok, failed };
+            (results != Results::default()).then_some(results)
+        };
+        let class = |class: u32| record.classes[class as usize];
+        Self {
+            ipv4: family(FAMILY_IPV4),
+            ipv6: family(FAMILY_IPV6),
+            failures: Failures {
+                no_route: class(CLASS_NO_ROUTE),
+                unreachable: class(CLASS_UNREACHABLE),
+                blackhole: class(CLASS_BLACKHOLE),
+                prohibit: class(CLASS_PROHIBIT),
+                rp_filter: class(CLASS_RP_FILTER),
+                martian: class(CLASS_MARTIAN),
+            },
+        }
     }
 }
 
-impl Count for Decisions {
-    fn advance(&mut self, now: &Self) -> Self {
+impl From<&Lookups> for Outcomes {
+    fn from(lookups: &Lookups) -> Self {
+        let apart = |of: Decisions| {
+            let mut ok = of.all;
+            ok.pairs(&of.failed, &mut |ok, failed| {
+                *ok = ok.saturating_sub(failed)
+            });
+            Results {
+                ok,
+                failed: of.failed,
+            }
+        };
         Self {
-            all: self.all.advance(&now.all),
-            failed: self.failed.advance(&now.failed),
+            ipv4: lookups.ipv4.map(apart),
+            ipv6: lookups.ipv6.map(apart),
+            failures: lookups.failures,
         }
     }
+}
 
-    fn add(&mut self, more: &Self) {
-        self.all.add(&more.all);
-        self.failed.add(&more.failed);
+impl Count for Origins {
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        work(&mut self.output, other.output);
+        work(&mut self.input, other.input);
+        work(&mut self.forward, other.forward);
+    }
+}
+
+impl Count for Results {
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        self.ok.pairs(&other.ok, work);
+        self.failed.pairs(&other.failed, work);
     }
 }
 
 impl Count for Failures {
-    fn advance(&mut self, now: &Self) -> Self {
-        Self {
-            no_route: advance(&mut self.no_route, now.no_route),
-            unreachable: advance(&mut self.unreachable, now.unreachable),
-            blackhole: advance(&mut self.blackhole, now.blackhole),
-            prohibit: advance(&mut self.prohibit, now.prohibit),
-            rp_filter: advance(&mut self.rp_filter, now.rp_filter),
-            martian: advance(&mut self.martian, now.martian),
-        }
-    }
-
-    fn add(&mut self, more: &Self) {
-        self.no_route += more.no_route;
-        self.unreachable += more.unreachable;
-        self.blackhole += more.blackhole;
-        self.prohibit += more.prohibit;
-        self.rp_filter += more.rp_filter;
-        self.martian += more.martian;
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        work(&mut self.no_route, other.no_route);
+        work(&mut self.unreachable, other.unreachable);
+        work(&mut self.blackhole, other.blackhole);
+        work(&mut self.prohibit, other.prohibit);
+        work(&mut self.rp_filter, other.rp_filter);
+        work(&mut self.martian, other.martian);
     }
 }
 
-impl Count for Lookups {
-    fn advance(&mut self, now: &Self) -> Self {
-        let family = |last: &mut Option<Decisions>, now: &Option<Decisions>| {
-            now.as_ref()
-                .map(|now| last.get_or_insert_default().advance(now))
-        };
-        Self {
-            ipv4: family(&mut self.ipv4, &now.ipv4),
-            ipv6: family(&mut self.ipv6, &now.ipv6),
-            failures: self.failures.advance(&now.failures),
-        }
-    }
-
-    fn add(&mut self, more: &Self) {
-        let family = |sum: &mut Option<Decisions>, more: &Option<Decisions>| {
-            if let Some(more) = more {
-                sum.get_or_insert_default().add(more);
+impl Count for Outcomes {
+    fn pairs(&mut self, other: &Self, work: &mut dyn FnMut(&mut u64, u64)) {
+        // A family that only one of them has is nothing in the other.
+        let mut family = |of: &mut Option<Results>, other: &Option<Results>| {
+            if of.is_some() || other.is_some() {
+                let other = other.unwrap_or_default();
+                of.get_or_insert_default().pairs(&other, work);
             }
         };
-        family(&mut self.ipv4, &more.ipv4);
-        family(&mut self.ipv6, &more.ipv6);
-        self.failures.add(&more.failures);
+        family(&mut self.ipv4, &other.ipv4);
+        family(&mut self.ipv6, &other.ipv6);
+        self.failures.pairs(&other.failures, work);
     }
 }
 
@@ -308,7 +347,9 @@ mod tests {
         };
         assert_eq!(sum.ipv4, Some(ipv4));
         assert_eq!((sum.total(), sum.failed()), (15, 3));
-        assert_eq!(Lookups::sum(&[sum.record()]), sum);
+        let outcomes = Outcomes::from(&sum);
+        assert_eq!(outcomes.ipv4.expect("observed").ok, origins(4, 1, 0));
+        assert_eq!(Outcomes::kept(&outcomes.record()), outcomes);
         assert_eq!(sum.failures, Failures::default());
     }
 }

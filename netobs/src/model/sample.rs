@@ -217,7 +217,8 @@ pub struct Namespace {
     pub interfaces: Vec<Interface>,
     /// What interfaces counted that the namespace no longer has.
     pub retired: Directions<Counters>,
-    /// The last of those interfaces, of one that is there: their counters are in `retired`.
+    /// All interfaces that it has lost since the last sample: their counters are elsewhere in
+    /// it too.
     #[serde(default)]
     pub former: Vec<Interface>,
     /// Its routing decisions; `None` where they are not observed.

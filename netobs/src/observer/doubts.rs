@@ -1,5 +1,7 @@
 //! Doubts about a sample that follow from what is in it.
 
+use netobs_common::names;
+
 use crate::model::sample::{self, Warning};
 
 /// About what could not be observed.
@@ -26,12 +28,16 @@ pub(super) fn doubts(namespaces: &[sample::Namespace]) -> impl Iterator<Item = W
     })
 }
 
-/// About ourselves.
-pub(super) fn own_doubts(observer: &sample::Observer) -> impl Iterator<Item = Warning> + '_ {
+/// About ourselves. `turned_away`: some interfaces have no slot now.
+pub(super) fn own_doubts(
+    observer: &sample::Observer,
+    turned_away: bool,
+) -> impl Iterator<Item = Warning> + '_ {
+    let full = move |name: &str| turned_away || name != names::MAP_COUNTERS;
     let full = observer
         .maps
         .iter()
-        .filter(|map| map.full > 0)
+        .filter(move |map| map.full > 0 && full(&map.name))
         .map(|map| Warning {
             code: "map_full".to_owned(),
             namespace: None,

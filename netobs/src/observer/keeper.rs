@@ -7,7 +7,7 @@ use super::Observer;
 use crate::model::{
     counters::{Counters, Directions},
     exporter::{Keeper, Kept},
-    lookups::{Decisions, Lookups},
+    lookups::Outcomes,
 };
 
 impl Keeper for Observer {
@@ -19,17 +19,9 @@ impl Keeper for Observer {
         let mut packets = Directions::<Counters>::default();
         packets.rx.add_record(&series.rx);
         packets.tx.add_record(&series.tx);
-        // A family that has nothing may be one that is not observed.
-        let lookups = Lookups::sum(&[series.lookups]);
-        let some = |of: Option<Decisions>| of.filter(|of| *of != Decisions::default());
-        let lookups = Lookups {
-            ipv4: some(lookups.ipv4),
-            ipv6: some(lookups.ipv6),
-            ..lookups
-        };
         Kept {
             packets,
-            lookups,
+            lookups: Outcomes::kept(&series.lookups),
             by_host: series.by_host,
         }
     }

@@ -132,6 +132,8 @@ pub struct Observer {
     failed: HashMap<Spot, (String, Instant)>,
     /// Interfaces that found no slot.
     turned_away: HashSet<Spot>,
+    /// How many there were so far.
+    ever_turned_away: u64,
     /// Interfaces that stay with who has them until somebody has seen them elsewhere.
     doubtful: HashSet<Spot>,
     /// Interfaces that have a clsact qdisc of ours and no filter.
@@ -200,6 +202,7 @@ impl Observer {
             observed: HashMap::new(),
             failed: HashMap::new(),
             turned_away: HashSet::new(),
+            ever_turned_away: 0,
             doubtful: HashSet::new(),
             notes_full: 0,
             made_qdiscs: HashSet::new(),
@@ -446,7 +449,9 @@ impl Observer {
         let programs = self.programs(spot.scope)?;
         let capacity = programs.counters().slots();
         let Some(slot) = programs.take_slot() else {
-            self.turned_away.insert(spot);
+            if self.turned_away.insert(spot) {
+                self.ever_turned_away += 1;
+            }
             anyhow::bail!("all {capacity} slots are in use: --max-interfaces makes room for more");
         };
         let mut observed = Observed {
@@ -656,6 +661,7 @@ impl Observer {
             self.gone.push(sample::Namespace {
                 state: State::Gone,
                 interfaces: past.ended,
+                former: past.recent,
                 retired: past.folded,
                 ..namespace(row)
             });
@@ -734,16 +740,18 @@ impl Observer {
     ) -> Sample {
         let mut ours = self.read_kernel(machine, None).await;
         self.balance(&ours, machine).await;
+        let mut recent: HashMap<NsKey, Vec<sample::Interface>> = self
+            .past
+            .iter_mut()
+            .map(|(key, past)| (*key, std::mem::take(&mut past.recent)))
+            .collect();
         let mut namespaces: Vec<sample::Namespace> = self
             .rows
             .values()
             .filter(|row| self.settings.selection.includes(row) && !self.is_passing(row))
             .map(|row| sample::Namespace {
                 retired: self.past.get(&row.key).map(Past::total).unwrap_or_default(),
-                former: self
-                    .past
-                    .get(&row.key)
-                    .map_or_else(Vec::new, |past| past.ended.clone()),
+                former: recent.remove(&row.key).unwrap_or_default(),
                 interfaces: row
                     .interfaces
                     .iter()
@@ -763,7 +771,7 @@ impl Observer {
         warnings.extend(self.detached());
         warnings.extend(self.unbalanced());
         let observer = self.about();
-        warnings.extend(own_doubts(&observer));
+        warnings.extend(own_doubts(&observer, !self.turned_away.is_empty()));
         Sample {
             time,
             host,
@@ -832,6 +840,9 @@ impl Observer {
         about
             .maps
             .push(self.host.notes_info(self.notes.len(), self.notes_full));
+        if self.settings.pins.is_some() {
+            about.maps.push(self.host.series_info());
+        }
         let mut maps = self.host.maps();
         for copy in self.inside.values() {
             let more = copy.maps();
@@ -839,7 +850,7 @@ impl Observer {
             maps.capacity += more.capacity;
         }
         // Interfaces, and not attempts.
-        maps.full = self.turned_away.len() as u64;
+        maps.full = self.ever_turned_away;
         about.maps.push(maps);
         about.lags = self.lags;
         about.pinned = self.host.part().map(|part| part.path().to_owned());
@@ -877,9 +888,13 @@ fn add_programs(about: &mut sample::Observer, copy: &Programs) {
     for program in copy.programs() {
         match about.programs.iter_mut().find(|p| p.name == program.name) {
             Some(sum) => {
-                sum.runs = sum.runs.zip(program.runs).map(|(a, b)| a + b);
-                sum.run_ns = sum.run_ns.zip(program.run_ns).map(|(a, b)| a + b);
-                sum.missed = sum.missed.zip(program.missed).map(|(a, b)| a + b);
+                // What ran before the kernel counted runs is not known, and not much.
+                let add = |sum: &mut Option<u64>, more: Option<u64>| {
+                    *sum = more.map(|more| sum.unwrap_or(0) + more);
+                };
+                add(&mut sum.runs, program.runs);
+                add(&mut sum.run_ns, program.run_ns);
+                add(&mut sum.missed, program.missed);
             }
             None => about.programs.push(program),
         }

@@ -16,6 +16,8 @@ const REMEMBERED: usize = 8;
 pub(super) struct Past {
     pub(super) folded: Directions<Counters>,
     pub(super) ended: Vec<sample::Interface>,
+    /// All that have ended since the last sample.
+    pub(super) recent: Vec<sample::Interface>,
 }
 
 impl Past {
@@ -29,11 +31,17 @@ impl Past {
     pub(super) fn absorb(&mut self, other: Self) {
         self.folded.rx.add(&other.folded.rx);
         self.folded.tx.add(&other.folded.tx);
-        other.ended.into_iter().for_each(|one| self.remember(one));
+        self.recent.extend(other.recent);
+        other.ended.into_iter().for_each(|one| self.list(one));
     }
 
     /// Takes the last state of an interface.
     pub(super) fn remember(&mut self, interface: sample::Interface) {
+        self.recent.push(interface.clone());
+        self.list(interface);
+    }
+
+    fn list(&mut self, interface: sample::Interface) {
         self.ended.push(interface);
         if self.ended.len() > REMEMBERED
             && let Some(counters) = self.ended.remove(0).counters

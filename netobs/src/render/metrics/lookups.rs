@@ -9,7 +9,7 @@ use crate::{
     model::{
         book::Hits,
         exporter::{Exposition, RouteLabels},
-        lookups::{Decisions, Lookups, Origins},
+        lookups::{Origins, Outcomes, Results},
     },
     render::names,
 };
@@ -51,7 +51,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, exposition: &Expositio
     )
     .counters(encoder, by_host)?;
     if let Some(unattributed) = exposition.unattributed {
-        let ok = unattributed.lookups.saturating_sub(unattributed.failed);
+        let ok = unattributed.lookups - unattributed.failed;
         let results = [
             ([("result", "ok")], ok),
             ([("result", "failed")], unattributed.failed),
@@ -72,7 +72,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, exposition: &Expositio
 }
 
 /// The families that are observed.
-fn families(lookups: &Lookups) -> impl Iterator<Item = (&'static str, Decisions)> {
+fn families(lookups: &Outcomes) -> impl Iterator<Item = (&'static str, Results)> {
     let ipv4 = lookups.ipv4.map(|of| ("ipv4", of));
     ipv4.into_iter().chain(lookups.ipv6.map(|of| ("ipv6", of)))
 }
@@ -87,12 +87,11 @@ fn origins(of: Origins) -> [(&'static str, u64); 3] {
 
 fn outcomes<'a>(
     netns: &'a str,
-    (family, of): (&'static str, Decisions),
+    (family, of): (&'static str, Results),
 ) -> impl Iterator<Item = ([(&'static str, &'a str); 4], u64)> {
-    let both = origins(of.all).into_iter().zip(origins(of.failed));
-    both.flat_map(move |((origin, all), (_, failed))| {
-        // Read while one was counted: a failure may be ahead of its decision.
-        let results = [("ok", all.saturating_sub(failed)), ("failed", failed)];
+    let both = origins(of.ok).into_iter().zip(origins(of.failed));
+    both.flat_map(move |((origin, ok), (_, failed))| {
+        let results = [("ok", ok), ("failed", failed)];
         results.map(|(result, count)| {
             let labels = [
                 ("netns", netns),

@@ -39,8 +39,8 @@ pub struct WebConfig {
     tls: Option<Arc<ServerConfig>>,
     users: Users,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Whether there is nothing in the file but blanks.
-    blank: bool,
+    /// Whether the file says that it has nothing to say: `{}`.
+    open: bool,
 }
 
 impl WebConfig {
@@ -74,7 +74,7 @@ impl WebConfig {
             tls: tls::server(&tls, files)?.map(Arc::new),
             users: Users::new(said.basic_auth_users.unwrap_or_default())?,
             headers: headers::checked(http.headers.unwrap_or_default())?,
-            blank: text.trim().is_empty(),
+            open: says_nothing(text),
         })
     }
 
@@ -88,6 +88,12 @@ impl WebConfig {
     #[must_use]
     pub fn has_users(&self) -> bool {
         !self.users.is_empty()
+    }
+
+    /// Whether there are TLS or users.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.tls.is_some() || self.has_users()
     }
 
     /// What every response has besides.
@@ -109,6 +115,14 @@ impl WebConfig {
         let credentials = authorization.and_then(auth::parse);
         credentials.is_some_and(|(user, password)| self.users.admit(&user, &password))
     }
+}
+
+/// Whether somebody wrote that there is nothing, comments aside.
+fn says_nothing(text: &str) -> bool {
+    let lines = text.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .eq(["{}"])
 }
 
 impl std::fmt::Debug for WebConfig {

@@ -15,6 +15,8 @@ use crate::error::Chain;
 pub struct Reloading {
     path: PathBuf,
     state: Mutex<State>,
+    /// Whether a state without TLS and users is no good.
+    guarded: bool,
 }
 
 #[derive(Debug)]
@@ -34,7 +36,18 @@ impl Reloading {
         Ok(Self {
             path: path.to_owned(),
             state: Mutex::new(State { config, files }),
+            guarded: false,
         })
+    }
+
+    /// From now on a state without TLS and users is no good: others than this machine reach
+    /// what is served.
+    #[must_use]
+    pub fn guarded(self) -> Self {
+        Self {
+            guarded: true,
+            ..self
+        }
     }
 
     /// The latest good state. Looks at what the configuration and its files are like,
@@ -46,17 +59,17 @@ impl Reloading {
     pub fn current(&self) -> Arc<WebConfig> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.files.have_changed() {
-            state.renew(&self.path);
+            state.renew(&self.path, self.guarded);
         }
         Arc::clone(&state.config)
     }
 }
 
 impl State {
-    fn renew(&mut self, path: &Path) {
+    fn renew(&mut self, path: &Path, guarded: bool) {
         // Also what a failed attempt has looked at: there the next change will be.
         self.files = Files::beside(path);
-        match self.read(path) {
+        match self.read(path, guarded) {
             Ok(config) => {
                 log::info!("{}: read again: {config}", path.display());
                 self.config = Arc::new(config);
@@ -65,13 +78,23 @@ impl State {
         }
     }
 
-    fn read(&mut self, path: &Path) -> anyhow::Result<WebConfig> {
+    fn read(&mut self, path: &Path, guarded: bool) -> anyhow::Result<WebConfig> {
         let config = WebConfig::read(path, &mut self.files)?;
+        let was_guarded = self.config.is_guarded();
+        if config.is_guarded() || !was_guarded {
+            return Ok(config);
+        }
         // Many editors empty a file before they write it. Nobody may come in then.
-        let guarded = self.config.tls.is_some() || self.config.has_users();
-        if config.blank && guarded {
+        if !config.open {
             bail!(
-                "{}: empty now; to serve without TLS and users, write {{}}",
+                "{}: neither TLS nor users now; to serve without, write {{}}",
+                path.display()
+            );
+        }
+        if guarded {
+            bail!(
+                "{}: neither TLS nor users now, and others than this machine reach what is served; \
+                 --insecure serves them all the same",
                 path.display()
             );
         }
@@ -102,6 +125,31 @@ mod tests {
         assert!(changed());
         assert!(Arc::ptr_eq(&before, &reloading.current()));
         assert!(!changed());
+    }
+
+    #[test]
+    fn nobody_takes_the_guard_away_by_mistake() {
+        let folder = Folder::new();
+        let users = format!("basic_auth_users: {{me: {}}}\n", hash("secret"));
+        let reloading = Reloading::load(&folder.config(&users)).expect("loaded");
+        for text in [
+            "",
+            "# rotated\n",
+            "---\n",
+            "basic_auth_users:\n",
+            "tls_server_config: {}\n",
+        ] {
+            folder.config(text);
+            assert!(reloading.current().is_guarded(), "{text:?}");
+        }
+        folder.config("# on purpose\n{}\n");
+        assert!(!reloading.current().is_guarded());
+
+        // Where others reach it, not on purpose either.
+        let reloading = Reloading::load(&folder.config(&users)).expect("loaded");
+        let reloading = reloading.guarded();
+        folder.config("{}");
+        assert!(reloading.current().is_guarded());
     }
 
     #[test]
