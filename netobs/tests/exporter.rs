@@ -146,6 +146,13 @@ fn what_has_just_started_waits_for_its_name() {
     assert_eq!(shown(&mut exporter, 1, vec![nameless(2)]), some(&[]));
     let named = vec![namespace(1, "web", 0, 5)];
     assert_eq!(shown(&mut exporter, 2, named), some(&[("web", 5)]));
+    // So does an interface of which only the other end was seen.
+    let mut exporter = Exporter::new(GRACE, None);
+    let mut half = namespace(1, "web", 0, 4);
+    half.interfaces[0].name = None;
+    assert_eq!(shown(&mut exporter, 1, vec![half]), some(&[]));
+    let whole = shown(&mut exporter, 2, vec![namespace(1, "web", 0, 5)]);
+    assert_eq!(whole, some(&[("web", 5)]));
     // One that stays so is shown all the same, and so is one that ends.
     let mut exporter = Exporter::new(GRACE, None);
     assert_eq!(
@@ -178,6 +185,22 @@ fn an_interface_that_comes_and_goes_is_counted_to_its_end() {
         shown(&mut exporter, 70, vec![ns.clone()]),
         some(&[("web", 10)])
     );
+    // Who leaves its namespace has lost its name there, and is the same to its end.
+    let mut leaving = ns.clone();
+    leaving.interfaces[0].name = None;
+    let same = shown(&mut exporter, 71, vec![leaving]);
+    assert_eq!(same, some(&[("web", 10)]));
+    // One that has counted nothing and that nobody has seen leaves nothing.
+    let mut nothing = ns.interfaces[0].clone();
+    nothing.name = None;
+    nothing.observed_since = Some(at(70));
+    nothing.counters = Some(received(0));
+    let passing = Namespace {
+        former: vec![nothing],
+        ..ns.clone()
+    };
+    let same = shown(&mut exporter, 71, vec![passing]);
+    assert_eq!(same, some(&[("web", 10)]));
     // At its end the last interfaces are listed, which were told already.
     let mut moment = ns.interfaces[0].clone();
     moment.name = Some("eth1".to_owned());
@@ -185,5 +208,5 @@ fn an_interface_that_comes_and_goes_is_counted_to_its_end() {
     moment.counters = Some(received(4));
     let mut ended = gone(ns);
     ended.interfaces.push(moment);
-    assert_eq!(shown(&mut exporter, 71, vec![ended]), some(&[("web", 10)]));
+    assert_eq!(shown(&mut exporter, 72, vec![ended]), some(&[("web", 10)]));
 }

@@ -173,7 +173,8 @@ fn series_key(netns: &str, interface: Option<&str>) -> SeriesKey {
 }
 
 /// A namespace that is known by a process or by an id only may be a container that has
-/// just started: its interfaces are counted under its name, which comes within this time.
+/// just started, and an interface may be known by its other end only: they are counted under
+/// their names, which come within this time.
 const NAMELESS: Duration = Duration::from_secs(5);
 
 /// What tells an interface from any other: since when it is observed, to the nanosecond.
@@ -357,7 +358,14 @@ impl Exporter {
             if up && is_nameless(ns, interface, time) {
                 continue;
             }
-            let labels = labels(netns, interface);
+            // Pairs that end are told of in passing, under half a name.
+            if !up && *counters == Directions::default() && !self.packets.follows(&since) {
+                continue;
+            }
+            // Who leaves its namespace has lost its name there.
+            let known = self.packets.label_of(&since);
+            let known = known.filter(|_| !up || interface.name.is_none());
+            let labels = known.cloned().unwrap_or_else(|| labels(netns, interface));
             self.packets.begin(&labels, || {
                 let key = series_key(netns, Some(&*labels.interface));
                 keeper.kept(key).packets
@@ -442,7 +450,8 @@ fn is_nameless(ns: &Namespace, interface: &Interface, now: SystemTime) -> bool {
     let age = interface
         .observed_since
         .and_then(|since| now.duration_since(since).ok());
-    ns.kind == Kind::Process && age.is_some_and(|age| age < NAMELESS)
+    let unknown = ns.kind == Kind::Process || interface.name.is_none();
+    unknown && age.is_some_and(|age| age < NAMELESS)
 }
 
 fn sorted<L: Ord, C>(mut series: Vec<(L, C)>) -> Vec<(L, C)> {

@@ -239,6 +239,12 @@ impl<Label: Clone + Eq + Hash, Source: Eq + Hash, C: Count> Ledger<Label, Source
         self.sources.contains_key(source)
     }
 
+    /// What a source that is [followed](Self::follows) was called last.
+    #[must_use]
+    pub fn label_of(&self, source: &Source) -> Option<&Label> {
+        self.sources.get(source).map(|reading| &reading.label)
+    }
+
     /// Whether the account called `label` is shown no longer, or was never there.
     #[must_use]
     pub fn rests(&self, label: &Label, now: SystemTime, grace: Duration) -> bool {
