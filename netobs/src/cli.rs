@@ -149,6 +149,14 @@ pub struct ColumnArgs {
     pub fields: Vec<String>,
 }
 
+/// Room for lookups.
+#[derive(Debug, Args)]
+pub struct RoomArgs {
+    /// How many namespaces can have route lookups counted
+    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
+    pub max_namespaces: u32,
+}
+
 /// `netobs watch`.
 #[derive(Debug, Args)]
 pub struct WatchArgs {
@@ -161,9 +169,9 @@ pub struct WatchArgs {
     /// Which columns.
     #[command(flatten)]
     pub columns: ColumnArgs,
-    /// How many namespaces can have route lookups counted
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
-    pub max_namespaces: u32,
+    /// Room for lookups.
+    #[command(flatten)]
+    pub room: RoomArgs,
     /// How to count.
     #[command(flatten)]
     pub traffic: TrafficArgs,
@@ -212,9 +220,9 @@ pub struct ServeArgs {
     /// Other names for what they call the same, beside our own
     #[arg(long, value_enum, env = "NETOBS_COMPAT")]
     pub compat: Option<CompatArg>,
-    /// How many namespaces can have route lookups counted
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
-    pub max_namespaces: u32,
+    /// Room for lookups.
+    #[command(flatten)]
+    pub room: RoomArgs,
     /// How to count.
     #[command(flatten)]
     pub traffic: TrafficArgs,
@@ -277,9 +285,9 @@ pub struct RoutesArgs {
     /// Which columns.
     #[command(flatten)]
     pub columns: ColumnArgs,
-    /// How many namespaces can have route lookups counted
-    #[arg(long, value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000), env = "NETOBS_MAX_NAMESPACES")]
-    pub max_namespaces: u32,
+    /// Room for lookups.
+    #[command(flatten)]
+    pub room: RoomArgs,
     /// How many destinations can be told apart at once; more are in the totals only
     #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=10_000_000), env = "NETOBS_MAX_DESTINATIONS")]
     pub max_destinations: u32,

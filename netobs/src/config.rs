@@ -304,7 +304,7 @@ impl Watch {
                 args.pace.output.into(),
                 &csv::sample_fields(),
             )?,
-            traffic: Traffic::new(&args.traffic, args.max_namespaces),
+            traffic: Traffic::new(&args.traffic, args.room.max_namespaces),
         })
     }
 }
@@ -331,7 +331,7 @@ impl Serve {
         let usage = |why: String| Failure::words(Cause::Usage, why);
         let listen: Result<Vec<Listen>, _> =
             args.listen.iter().map(|text| Listen::parse(text)).collect();
-        let traffic = Traffic::new(&args.traffic, args.max_namespaces);
+        let traffic = Traffic::new(&args.traffic, args.room.max_namespaces);
         if args.routes && traffic.pins.is_some() {
             return Err(usage(
                 "--routes and --pin: hits per route end with netobs, they cannot go on in the kernel; \
@@ -375,7 +375,7 @@ impl Routes {
             common: Common::new(global)?,
             scope: Scope::new(&args.select),
             pace: Pace::new(&args.pace)?,
-            max_namespaces: args.max_namespaces,
+            max_namespaces: args.room.max_namespaces,
             columns: columns(
                 &args.columns,
                 args.pace.output.into(),

@@ -416,7 +416,9 @@ fn help_of_every_command() {
     let mut cli = Cli::command();
     cli.build();
     insta::assert_snapshot!("help", plain(cli.clone()));
-    for name in ["watch", "list", "routes", "doctor", "clean", "schema"] {
+    for name in [
+        "watch", "serve", "list", "routes", "doctor", "clean", "schema",
+    ] {
         let command = cli.find_subcommand(name).expect("a command").clone();
         insta::assert_snapshot!(format!("help_{name}"), plain(command));
     }

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{SOON, Watch, code, namespace, observes, ping, quiet_pair};
+use common::{SOON, Watch, code, fails, namespace, observes, ping, quiet_pair};
 use netobs_tests::{Lab, Netns, Output, netobs_binary};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -15,19 +15,6 @@ const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
 fn netobs(lab: &Lab, args: &[&str]) -> anyhow::Result<Output> {
     lab.netobs(args)?.output()
-}
-
-#[track_caller]
-fn fails(output: &Output, expected: i32, words: &[&str]) {
-    assert_eq!(output.status.code(), Some(expected), "{output:?}");
-    for word in words {
-        assert!(
-            output.stderr.contains(word),
-            "no {word:?} in {}",
-            output.stderr
-        );
-    }
-    assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
 }
 
 /// netobs where nobody may run it: its own folder is closed to others.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{SOON, Watch, code, inside, ping, quiet_pair};
+use common::{SOON, Watch, code, fails, inside, ping, quiet_pair};
 use netobs_tests::{Lab, Netns, poll_until};
 use nix::sys::signal::Signal;
 use scraped::{ADDRESS, Scrape, Serve};
@@ -311,15 +311,7 @@ fn what_cannot_be_is_told_before_anything_is_attached() -> anyhow::Result<()> {
         let mut all = vec!["serve"];
         all.extend(args);
         let output = lab.netobs(&all)?.output()?;
-        assert_eq!(code(&output)?, expected, "{args:?}: {output:?}");
-        for word in words {
-            assert!(
-                output.stderr.contains(word),
-                "no {word:?} in {}",
-                output.stderr
-            );
-        }
-        assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
+        fails(&output, expected, words);
     }
     serve.end()?;
     // With the explicit flag it says what it does.

@@ -33,12 +33,8 @@ impl Paced {
 }
 
 fn ticks(pace: Pace) -> time::Interval {
-    let first = if pace.once {
-        Duration::ZERO
-    } else {
-        pace.interval
-    };
-    let mut ticks = time::interval_at(time::Instant::now() + first, pace.interval);
+    let first = time::Instant::now() + pace.interval;
+    let mut ticks = time::interval_at(first, pace.interval);
     // After a pause (a suspended machine, a blocked reader) one sample, not many.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
@@ -46,6 +42,11 @@ fn ticks(pace: Pace) -> time::Interval {
 
 impl Outlet<Bytes> for Paced {
     async fn wanted(&mut self) -> ControlFlow<Result<(), Failure>> {
+        // A timer is not due at once, and what comes meanwhile is not what --once asks for.
+        if self.ticks.is_none() && self.pace.once {
+            self.ticks = Some(ticks(self.pace));
+            return ControlFlow::Continue(());
+        }
         let ticks = self.ticks.get_or_insert_with(|| ticks(self.pace));
         loop {
             tokio::select! {

@@ -78,6 +78,20 @@ pub struct Failures {
     pub martian: u64,
 }
 
+impl Failures {
+    /// From the count of each `CLASS_*`.
+    fn by_class(class: impl Fn(u32) -> u64) -> Self {
+        Self {
+            no_route: class(CLASS_NO_ROUTE),
+            unreachable: class(CLASS_UNREACHABLE),
+            blackhole: class(CLASS_BLACKHOLE),
+            prohibit: class(CLASS_PROHIBIT),
+            rp_filter: class(CLASS_RP_FILTER),
+            martian: class(CLASS_MARTIAN),
+        }
+    }
+}
+
 /// Routing decisions of one namespace. Cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookups {
@@ -135,14 +149,7 @@ impl Lookups {
         Self {
             ipv4: Some(family(FAMILY_IPV4)),
             ipv6: Some(family(FAMILY_IPV6)),
-            failures: Failures {
-                no_route: class(CLASS_NO_ROUTE),
-                unreachable: class(CLASS_UNREACHABLE),
-                blackhole: class(CLASS_BLACKHOLE),
-                prohibit: class(CLASS_PROHIBIT),
-                rp_filter: class(CLASS_RP_FILTER),
-                martian: class(CLASS_MARTIAN),
-            },
+            failures: Failures::by_class(class),
         }
     }
 
@@ -247,14 +254,7 @@ impl Outcomes {
         Self {
             ipv4: family(FAMILY_IPV4),
             ipv6: family(FAMILY_IPV6),
-            failures: Failures {
-                no_route: class(CLASS_NO_ROUTE),
-                unreachable: class(CLASS_UNREACHABLE),
-                blackhole: class(CLASS_BLACKHOLE),
-                prohibit: class(CLASS_PROHIBIT),
-                rp_filter: class(CLASS_RP_FILTER),
-                martian: class(CLASS_MARTIAN),
-            },
+            failures: Failures::by_class(class),
         }
     }
 }

@@ -738,9 +738,18 @@ impl Machine {
         self.suspects
             .retain(|path, _| troubles.iter().any(|(trouble, _)| trouble == path));
         self.troubles.clear();
+        // What was there before us stays as it is.
+        let first = if self.looked {
+            Some(now)
+        } else {
+            now.checked_sub(SETTLE)
+        };
         for (path, reason) in troubles {
-            let since = *self.suspects.entry(path.clone()).or_insert(now);
-            if now - since >= SETTLE || !self.looked {
+            let since = self
+                .suspects
+                .entry(path.clone())
+                .or_insert(first.unwrap_or(now));
+            if now - *since >= SETTLE || !self.looked {
                 self.troubles.push((path, reason));
             }
         }

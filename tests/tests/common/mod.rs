@@ -439,3 +439,17 @@ pub(crate) fn code(output: &Output) -> anyhow::Result<i32> {
     ensure!(output.status.code().is_some(), "{output:?}");
     Ok(output.status.code().unwrap_or_default())
 }
+
+/// It ended with this code and said these words.
+#[track_caller]
+pub(crate) fn fails(output: &Output, expected: i32, words: &[&str]) {
+    assert_eq!(output.status.code(), Some(expected), "{output:?}");
+    for word in words {
+        assert!(
+            output.stderr.contains(word),
+            "no {word:?} in {}",
+            output.stderr
+        );
+    }
+    assert!(!output.stderr.contains("panicked"), "{}", output.stderr);
+}

@@ -4,7 +4,8 @@ use std::fmt;
 
 use prometheus_client::{
     encoding::{
-        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, NoLabelSet,
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
+        NoLabelSet,
     },
     metrics::MetricType,
     registry::Unit,
@@ -47,21 +48,9 @@ impl<'a> Family<'a> {
         encoder: &mut DescriptorEncoder<'_>,
         series: impl IntoIterator<Item = (L, N)>,
     ) -> fmt::Result {
-        let mut series = series.into_iter().peekable();
-        if series.peek().is_none() {
-            return Ok(());
-        }
-        let mut metric = encoder.encode_descriptor(
-            self.name,
-            self.help,
-            self.unit.as_ref(),
-            MetricType::Counter,
-        )?;
-        for (labels, value) in series {
-            let mut one = metric.encode_family(&labels)?;
-            one.encode_counter::<NoLabelSet, N, u64>(&value, None)?;
-        }
-        Ok(())
+        self.series(encoder, MetricType::Counter, series, |mut one, value| {
+            one.encode_counter::<NoLabelSet, N, u64>(&value, None)
+        })
     }
 
     /// Writes it as gauges; without series there is nothing to write.
@@ -70,18 +59,26 @@ impl<'a> Family<'a> {
         encoder: &mut DescriptorEncoder<'_>,
         series: impl IntoIterator<Item = (L, N)>,
     ) -> fmt::Result {
+        self.series(encoder, MetricType::Gauge, series, |mut one, value| {
+            one.encode_gauge(&value)
+        })
+    }
+
+    fn series<L: EncodeLabelSet, N>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        kind: MetricType,
+        series: impl IntoIterator<Item = (L, N)>,
+        write: impl Fn(MetricEncoder<'_>, N) -> fmt::Result,
+    ) -> fmt::Result {
         let mut series = series.into_iter().peekable();
         if series.peek().is_none() {
             return Ok(());
         }
-        let mut metric = encoder.encode_descriptor(
-            self.name,
-            self.help,
-            self.unit.as_ref(),
-            MetricType::Gauge,
-        )?;
+        let mut metric =
+            encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), kind)?;
         for (labels, value) in series {
-            metric.encode_family(&labels)?.encode_gauge(&value)?;
+            write(metric.encode_family(&labels)?, value)?;
         }
         Ok(())
     }

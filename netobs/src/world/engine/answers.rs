@@ -148,8 +148,10 @@ impl<'de> Visitor<'de> for IdsVisitor {
         }
         let mut found = Ids::default();
         while let Some(entry) = list.next_element::<&RawValue>()? {
+            // To serde a list is a structure too.
+            let object = entry.get().starts_with('{');
             match serde_json::from_str::<Summary>(entry.get()) {
-                Ok(summary) if is_id(&summary.id) => {
+                Ok(summary) if object && is_id(&summary.id) => {
                     // One more than may be is enough to know.
                     if found.ids.len() <= MOST_CONTAINERS {
                         found.ids.push(summary.id);
@@ -341,6 +343,12 @@ mod tests {
         let many = vec![r#"{"Id":"a"}"#; MOST_CONTAINERS + 1].join(",");
         let why = ids(format!("[{many}]").as_bytes()).unwrap_err();
         assert!(why.contains("more than 20000"), "{why}");
+    }
+
+    #[test]
+    fn a_list_is_no_container() {
+        let found = ids(br#"[["a"], {"Id": "b"}]"#).expect("a list");
+        assert_eq!((found.ids, found.odd), (vec!["b".to_owned()], 1));
     }
 
     #[test]
