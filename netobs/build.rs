@@ -1,102 +1,19 @@
-//! Builds the eBPF programs (`netobs-ebpf`) and leaves the object in `OUT_DIR`.
-//!
-//! The bpf target needs a compiler with the standard library's source and
-//! `bpf-linker`. `cargo xtask build` finds or installs both and writes which
-//! ones it took to `target/ebpf-toolchain`; this script only reads that.
+//! Builds the eBPF programs (`netobs-ebpf`) and leaves the objects in `OUT_DIR`.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-};
+#[path = "build/toolchain.rs"]
+mod toolchain;
 
-use anyhow::{Context as _, anyhow};
-use aya_build::{Package, Toolchain};
+use std::path::Path;
+
+use anyhow::anyhow;
 
 fn main() -> anyhow::Result<()> {
-    println!("cargo:rerun-if-env-changed=CARGO_TARGET_DIR");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .ok_or_else(|| anyhow!("the crate stands alone"))?;
-    let choice = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), |dir| root.join(dir))
-        .join("ebpf-toolchain");
-    println!("cargo:rerun-if-changed={}", choice.display());
-    let choice = EbpfToolchain::read(&choice)?;
-    choice.enter();
-
-    let ebpf = root.join("netobs-ebpf");
-    let root_dir = ebpf
-        .to_str()
-        .ok_or_else(|| anyhow!("{} is not UTF-8", ebpf.display()))?;
     println!(
         "cargo:rerun-if-changed={}",
         root.join("netobs-common").display()
     );
-    aya_build::build_ebpf(
-        [Package {
-            name: "netobs-ebpf",
-            root_dir,
-            ..Default::default()
-        }],
-        Toolchain::Custom(&choice.toolchain),
-    )
-    .context("the eBPF programs did not build: `cargo xtask doctor` says what the toolchain lacks")
-}
-
-/// What `cargo xtask build` chose.
-struct EbpfToolchain {
-    /// Name for `rustup run`.
-    toolchain: String,
-    /// Whether a stable compiler must be told to accept `-Z build-std`.
-    bootstrap: bool,
-    /// Folders that go ahead of PATH: bpf-linker, and LLVM's own.
-    path: Vec<PathBuf>,
-}
-
-impl EbpfToolchain {
-    fn read(file: &Path) -> anyhow::Result<Self> {
-        let Ok(text) = fs::read_to_string(file) else {
-            // Not set up by us: a nightly with rust-src and bpf-linker is what
-            // aya's own documentation asks for.
-            return Ok(Self {
-                toolchain: "nightly".into(),
-                bootstrap: false,
-                path: Vec::new(),
-            });
-        };
-        let value = |key: &str| {
-            text.lines()
-                .filter_map(|line| line.split_once('='))
-                .find_map(|(k, v)| (k.trim() == key).then(|| v.trim()))
-                .ok_or_else(|| anyhow!("{} lacks {key}=", file.display()))
-        };
-        Ok(Self {
-            toolchain: value("toolchain")?.to_owned(),
-            bootstrap: value("bootstrap")? == "1",
-            path: env::split_paths(value("path")?).collect(),
-        })
-    }
-
-    /// Puts the choice into this process's environment, where aya-build's
-    /// children find it.
-    #[expect(
-        unsafe_code,
-        reason = "aya-build takes its settings from the environment only"
-    )]
-    fn enter(&self) {
-        let old = env::var_os("PATH").unwrap_or_default();
-        let path: OsString =
-            env::join_paths(self.path.iter().cloned().chain(env::split_paths(&old))).unwrap_or(old);
-        // SAFETY: a build script's main has no other thread yet.
-        unsafe {
-            env::set_var("PATH", path);
-            // aya-build shows the inner cargo's progress as warnings.
-            env::set_var("CARGO_TERM_QUIET", "true");
-            if self.bootstrap {
-                env::set_var("RUSTC_BOOTSTRAP", "1");
-            }
-        }
-    }
+    toolchain::build(root, "netobs-ebpf", "netobs-ebpf")
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{build, doctor, lab, run, test};
+use crate::{bench, build, doctor, lab, run, test};
 
 /// Sets up, builds, runs and tests netobs.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ pub(crate) enum Task {
     /// Everything at once, for long: namespaces and containers that come and go, a netobs that is
     /// killed and started again; at the end every packet is in the books
     Soak(Soak),
+    /// Measure what observing costs, beside doing nothing and beside what people use instead
+    Bench(Bench),
     /// Set up what is missing and build netobs
     Build(Build),
     /// A shell, or a command, inside the demo lab
@@ -50,6 +52,28 @@ pub(crate) struct Soak {
     /// For how many minutes
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1440))]
     pub(crate) minutes: u64,
+}
+
+/// Measure what observing costs, beside doing nothing and beside what people use instead
+///
+/// Takes the better part of an hour, and wants a machine that does nothing else. Writes
+/// results.json, summary.md and plots.
+#[derive(Args, Debug)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) set_up: SetUp,
+    /// Folder to write to [default: target/bench]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Rounds in which every observer has its turn
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) rounds: u16,
+    /// Also put the summary and the plots into docs/performance.md
+    #[arg(long)]
+    pub(crate) docs: bool,
+    /// Only these questions, such as packets, lookups, namespaces
+    #[arg(value_name = "QUESTION")]
+    pub(crate) only: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -119,6 +143,7 @@ impl Task {
             Self::Test(test) => test::test(test.set_up, &test.filter),
             Self::Ci(set_up) => test::test(set_up, &[]),
             Self::Soak(soak) => test::soak(soak.set_up, Duration::from_secs(60 * soak.minutes)),
+            Self::Bench(options) => bench::bench(&options),
             Self::Build(build) => build::build(&build).map(|_| ExitCode::SUCCESS),
             Self::Lab(lab) => lab::lab(&lab),
             Self::Doctor => doctor::doctor(),

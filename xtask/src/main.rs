@@ -1,5 +1,6 @@
 //! `cargo xtask`: sets up, builds, runs and tests netobs.
 
+mod bench;
 mod build;
 mod cli;
 mod demo;

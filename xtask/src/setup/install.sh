@@ -4,7 +4,7 @@
 set -eu
 policy=/usr/sbin/policy-rc.d
 saved=$policy.netobs
-services='docker* | containerd* | prometheus*'
+services='docker* | containerd* | prometheus* | nftables | pmacct* | nfacctd | sfacctd | uacctd | softflowd*'
 
 restore() {
     rm -f "$policy"
@@ -34,7 +34,9 @@ if [ -d /run/systemd/system ]; then
     for package in "$@"; do
         case $package in
         docker.io) systemctl disable docker.service docker.socket containerd.service || true ;;
-        prometheus) systemctl disable prometheus.service || true ;;
+        prometheus | prometheus-node-exporter) systemctl disable "$package.service" || true ;;
+        pmacct) systemctl disable pmacctd.service nfacctd.service sfacctd.service || true ;;
+        softflowd) systemctl disable softflowd.service || true ;;
         esac
     done
 fi

@@ -46,6 +46,12 @@ pub(crate) fn test_packages(no_install: bool) -> anyhow::Result<()> {
     packages::provide(&all, no_install)
 }
 
+/// Sees to it that the bench can run.
+pub(crate) fn bench_packages(no_install: bool) -> anyhow::Result<()> {
+    let all = [&packages::LAB[..], &packages::BENCH].concat();
+    packages::provide(&all, no_install)
+}
+
 /// For systems where set-up can do nothing.
 pub(crate) fn what_to_install(no_rustup: &str, no_debian: &str) -> String {
     format!(

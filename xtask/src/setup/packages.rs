@@ -43,6 +43,19 @@ pub(crate) const TESTS: [Needed; 10] = [
     needed("setcap", "libcap2-bin"),
 ];
 
+/// For the bench, besides the lab's: what netobs is compared with.
+pub(crate) const BENCH: [Needed; 9] = [
+    needed("bpftrace", "bpftrace"),
+    needed("curl", "curl"),
+    needed("nft", "nftables"),
+    needed("pmacctd", "pmacct"),
+    needed("prometheus-node-exporter", "prometheus-node-exporter"),
+    needed("softflowd", "softflowd"),
+    needed("sysctl", "procps"),
+    needed("tc", "iproute2"),
+    needed("tcpdump", "tcpdump"),
+];
+
 impl Needed {
     pub(crate) fn is_there(&self) -> bool {
         match self.program {
