@@ -99,11 +99,17 @@ impl Traffic {
 
     /// Reads everything. [`LookupObserver::forget`] is yet to be called with the result.
     pub(super) async fn sample(&mut self, machine: &Machine, warnings: Vec<Warning>) -> Sample {
+        let started = Instant::now();
         let mut sample = self
             .observer
             .sample(machine, host(), SystemTime::now(), warnings)
             .await;
         self.lookups.complete(&mut sample);
+        log::debug!(
+            "{} namespaces read in {} µs",
+            sample.namespaces.len(),
+            started.elapsed().as_micros()
+        );
         sample
     }
 

@@ -5,7 +5,7 @@ use std::{fs, io, time::Duration};
 use anyhow::{Context as _, bail};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
-    time::{ClockId, clock_gettime},
+    time::{ClockId, clock_getcpuclockid, clock_gettime},
     unistd::{Pid, SysconfVar, sysconf},
 };
 
@@ -42,17 +42,10 @@ pub(crate) fn of_this_thread() -> anyhow::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-/// That of a process, all its threads that are there.
+/// That of a process, of all threads that it has and has had.
 pub(crate) fn of_process(pid: u32) -> anyhow::Result<Duration> {
-    let mut all = Duration::ZERO;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        match of_schedstat(&task?.path().join("schedstat").to_string_lossy()) {
-            Ok(time) => all += time,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(all)
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed()))?;
+    Ok(clock_gettime(clock)?.into())
 }
 
 /// The kernel's thread for softirqs of the CPU of the load, where they outgrow the

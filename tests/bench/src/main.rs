@@ -20,6 +20,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::{Parser, builder::PossibleValuesParser};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use alternate::Plan;
 use machine::Machine;
 use report::Report;
@@ -56,6 +58,9 @@ fn questions() -> PossibleValuesParser {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    // A socket in each of thousands of namespaces.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let plan = Plan {
         rounds: args.rounds.into(),
         slice: Duration::from_millis(args.slice),

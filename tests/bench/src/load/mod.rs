@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, setns};
 
 pub(crate) use connects::Connects;
 pub(crate) use datagrams::Datagrams;
-pub(crate) use frames::{Frame, Frames};
+pub(crate) use frames::{Frame, Frames, open};
 pub(crate) use requests::{Requests, echo};
 pub(crate) use stream::{Stream, sink};
 

@@ -1,7 +1,11 @@
 //! The questions.
 
+mod commands;
+mod events;
 mod lookups;
+mod namespaces;
 mod packets;
+mod polling;
 mod programs;
 
 use crate::{alternate::Plan, report};
@@ -33,5 +37,17 @@ pub(crate) const ALL: &[Question] = &[
     Question {
         name: "lookups",
         ask: lookups::lookups,
+    },
+    Question {
+        name: "namespaces",
+        ask: namespaces::namespaces,
+    },
+    Question {
+        name: "events",
+        ask: events::events,
+    },
+    Question {
+        name: "polling",
+        ask: polling::polling,
     },
 ];

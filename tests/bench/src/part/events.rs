@@ -1,0 +1,217 @@
+//! How soon what is new is observed.
+
+use std::{
+    io::Write as _,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
+use netobs_tests::{Proc, poll_until};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::{
+    alternate::Plan,
+    load::{Frame, Frames, Load as _},
+    report::{Bound, Part, Table, column},
+    scene::{Scene, inside},
+    stats::Spread,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks: each takes the lock that attaching needs.
+const LOOK: Duration = Duration::from_micros(200);
+/// Namespaces that are made as fast as possible.
+const BURST: usize = 200;
+/// Frames that each of them sends at once.
+const FRAMES: usize = 10;
+
+pub(crate) fn events(plan: Plan) -> anyhow::Result<Part> {
+    let mut part = Part {
+        name: "events",
+        title: "Per event",
+        method: format!(
+            "Attached: from the moment that `ip` is told to set up the second end of a new veth to both programs hanging on \
+             the host's end, asked of the kernel every {LOOK:?}; a grace period of RCU is in it. Burst: {BURST} namespaces \
+             with a veth, made one after the other as fast as two system calls and `ip` allow, each of which sends {FRAMES} \
+             frames at once. Counted are those that the programs saw; the rest is in before_attach."
+        ),
+        ..Part::default()
+    };
+    let mut table = Table::new("Attached", "beside", [column("after", "ms", 2)]);
+    for others in [0, 1000] {
+        let lags = attached(plan, others)?;
+        let spread = Spread::of(lags);
+        table.row(format!("{others} namespaces"), [spread]);
+        part.target(
+            format!(
+                "attached after a link is up, beside {others} namespaces (a grace period included)"
+            ),
+            "ms",
+            Bound::AtMost(5.0),
+            spread,
+        );
+    }
+    part.tables.push(table);
+    part.tables.push(burst()?);
+    Ok(part)
+}
+
+/// Milliseconds, for one link after the other.
+fn attached(plan: Plan, others: u32) -> anyhow::Result<Vec<f64>> {
+    let scene = Scene::new(others)?;
+    let mut watch = scene
+        .lab
+        .netobs(["watch", "--interval=1s", "--output=json"])?;
+    let mut watch = watch
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut lags = Vec::new();
+    // Until it looks.
+    thread::sleep(Duration::from_secs(if others > 0 { 5 } else { 2 }));
+    for number in 0..plan.rounds * 2 {
+        let end = format!("e{number}");
+        scene.lab.shell(&format!(
+            "ip netns add x{number}
+             ip link add {end} type veth peer name eth0 netns x{number}
+             ip -n x{number} link set eth0 up"
+        ))?;
+        // What was just made is looked at; an event that comes by itself is measured.
+        thread::sleep(Duration::from_millis(300));
+        let hangs = || {
+            let both = [TcAttachType::Ingress, TcAttachType::Egress];
+            both.into_iter().all(|hook| {
+                SchedClassifier::query_tcx(&end, hook)
+                    .is_ok_and(|(_, programs)| !programs.is_empty())
+            })
+        };
+        let lag = scene.on_host(|| {
+            ensure!(!hangs(), "{end} is observed before it is up");
+            let command = format!("link set {end} up\n");
+            let mut ip = std::process::Command::new("ip")
+                .args(["-batch", "-"])
+                .stdin(Stdio::piped())
+                .spawn()?;
+            let mut orders = ip.stdin.take().context("a pipe")?;
+            // It waits for its orders by now.
+            thread::sleep(Duration::from_millis(20));
+            let started = Instant::now();
+            orders.write_all(command.as_bytes())?;
+            drop(orders);
+            while !hangs() {
+                ensure!(started.elapsed() < PATIENCE, "{end} is not observed");
+                thread::sleep(LOOK);
+            }
+            let lag = started.elapsed();
+            ensure!(ip.wait()?.success(), "ip failed");
+            Ok(lag)
+        })?;
+        lags.push(lag.as_secs_f64() * 1e3);
+        scene.lab.netns_del(&format!("x{number}"))?;
+    }
+    watch.end(Signal::SIGTERM, PATIENCE)?;
+    Ok(lags)
+}
+
+/// Many at once, each of which sends as soon as it can.
+fn burst() -> anyhow::Result<Table> {
+    let scene = Scene::new(0)?;
+    scene
+        .lab
+        .shell("ip link add b0 up type bridge mcast_snooping 0")?;
+    let mut command = scene
+        .lab
+        .netobs(["watch", "--interval=500ms", "--output=json"])?;
+    let mut watch = command.start()?;
+    poll_until(PATIENCE, "a sample", || {
+        Ok((!watch.stdout().is_empty()).then_some(()))
+    })?;
+    let started = Instant::now();
+    for number in 0..BURST {
+        scene.lab.shell(&format!(
+            "ip netns add n{number}
+             ip -batch - <<.
+link add v{number} type veth peer name eth0 netns n{number}
+link set v{number} master b0 up
+netns exec n{number} ip link set eth0 up
+."
+        ))?;
+        let frame = Frame {
+            source_mac: [2, 0, 0, 1, 0, number as u8],
+            destination_mac: [2, 0, 0, 2, 0, 0],
+            source: [10, 77, 0, 1],
+            destination: [10, 77, 0, 2],
+            source_port: 1024,
+            destination_port: 9,
+        };
+        inside(&scene.netns(&format!("n{number}"))?, || {
+            let mut frames = Frames::by("eth0", vec![frame.bytes(); FRAMES])?;
+            ensure!(frames.some()? == FRAMES as u64, "frames were not sent");
+            Ok(())
+        })?;
+    }
+    let made = started.elapsed();
+    let sample = all_of_them(&mut watch)?;
+    let late = started.elapsed() - made;
+    let rows = sample["namespaces"].as_array().cloned().unwrap_or_default();
+    let interfaces = rows
+        .iter()
+        .filter(|row| row["kind"] == "named")
+        .flat_map(|row| row["interfaces"].as_array().cloned().unwrap_or_default());
+    let (mut counted, mut before) = (0, 0);
+    for interface in interfaces {
+        counted += interface["tx"]["packets"].as_u64().unwrap_or(0);
+        before += interface["before_attach"]["tx"]["packets"]
+            .as_u64()
+            .unwrap_or(0);
+    }
+    let sent = (BURST * FRAMES) as u64;
+    ensure!(
+        counted + before == sent,
+        "{sent} frames were sent, {counted} were counted and {before} came before"
+    );
+    watch.end(Signal::SIGTERM, PATIENCE)?;
+    let mut table = Table::new(
+        "Burst",
+        "",
+        [
+            column("namespaces a second", "", 0),
+            column("all observed and told", "ms after the last", 0),
+            column("frames counted", "%", 1),
+            column("frames in the books", "%", 1),
+        ],
+    );
+    let one = |value: f64| Spread::of([value]);
+    table.row(
+        format!("{BURST} namespaces"),
+        [
+            one(BURST as f64 / made.as_secs_f64()),
+            one(late.as_secs_f64() * 1e3),
+            one(100.0 * counted as f64 / sent as f64),
+            one(100.0 * (counted + before) as f64 / sent as f64),
+        ],
+    );
+    Ok(table)
+}
+
+/// The first sample with all namespaces observed, and all that came before known.
+fn all_of_them(watch: &mut Proc) -> anyhow::Result<Value> {
+    poll_until(PATIENCE, "all namespaces", || {
+        let Some(line) = watch.take_stdout().pop() else {
+            return Ok(None);
+        };
+        let sample: Value = serde_json::from_str(&line)?;
+        let rows = sample["namespaces"].as_array().cloned().unwrap_or_default();
+        let observed = rows.iter().filter(|row| {
+            row["kind"] == "named"
+                && row["interfaces"][0]["hook"] == "tcx"
+                && row["interfaces"][0]["unaccounted"]["tx"] == 0
+        });
+        Ok((observed.count() == BURST).then_some(sample))
+    })
+}
