@@ -1,6 +1,6 @@
 //! Counts one packet.
 
-use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_get_smp_processor_id, programs::TcContext};
 use aya_log_ebpf::{debug, info, warn};
 use netobs_common::{Cell, Record, SlotEntry, TCP_FIN, TCP_RST, TCP_SYN, record_index};
 
@@ -47,7 +47,7 @@ pub fn packet(ctx: &TcContext, egress: u32) {
     };
     add(record, frame, len, gso_segs);
     if frame.group() {
-        add_group(ctx, record);
+        add_group(skb, record);
     }
     if frame.cut() {
         info!(
@@ -92,14 +92,11 @@ fn add(record: *mut Record, frame: Frame, len: u32, gso_segs: u32) {
 /// Tells broadcast from multicast. Group addresses are rare, so the other
 /// five bytes are looked at only here.
 #[inline(always)]
-fn add_group(ctx: &TcContext, record: *mut Record) {
-    let broadcast = matches!(
-        ctx.load::<[u8; 6]>(0),
-        Ok([0xff, 0xff, 0xff, 0xff, 0xff, 0xff])
-    );
-    // SAFETY: the record is this CPU's own.
+fn add_group(skb: *mut __sk_buff, record: *mut Record) {
+    // SAFETY: the context is valid while the program runs, and the record is this
+    // CPU's own.
     unsafe {
-        if broadcast {
+        if frame::is_broadcast(skb) {
             (*record).broadcast += 1;
         } else {
             (*record).multicast += 1;

@@ -391,8 +391,35 @@ unsafe fn byte(base: usize, offset: usize) -> u32 {
 
 #[inline(always)]
 unsafe fn be16(base: usize, offset: usize) -> u32 {
+    // SAFETY: the caller's promise.
+    u16::from_be(unsafe { half(base, offset) }) as u32
+}
+
+/// Two bytes with one load; `offset` is even.
+///
+/// Where a kernel insists on alignment, it knows that frames begin two bytes behind it
+/// (`NET_IP_ALIGN`), and its verifier takes that into account.
+/// <https://github.com/torvalds/linux/blob/v6.18/kernel/bpf/verifier.c>
+#[inline(always)]
+unsafe fn half(base: usize, offset: usize) -> u16 {
     // SAFETY: the caller compared `base + offset + 1` with `data_end`.
-    unsafe { u16::from_be(((base + offset) as *const u16).read_unaligned()) as u32 }
+    unsafe { ((base + offset) as *const u16).read() }
+}
+
+/// Whether the frame of `skb` is for everybody.
+///
+/// # Safety
+/// `skb` is the context of a running classifier.
+#[inline(always)]
+pub unsafe fn is_broadcast(skb: *mut __sk_buff) -> bool {
+    // SAFETY: as for `direct`.
+    unsafe {
+        let data = (*skb).data as usize;
+        if data + 6 > (*skb).data_end as usize {
+            return load::<6>(skb, 0) == Some([0xff; 6]);
+        }
+        half(data, 0) & half(data, 2) & half(data, 4) == 0xffff
+    }
 }
 
 #[inline(always)]

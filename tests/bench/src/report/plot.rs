@@ -93,7 +93,10 @@ fn draw_bars(
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(190)
-        .build_cartesian_2d(0.0..highest * 1.1, (0..count).into_segmented())
+        .build_cartesian_2d(
+            0.0..highest * 1.1,
+            (0..count.saturating_sub(1)).into_segmented(),
+        )
         .map_err(told)?;
     let name = |value: &SegmentValue<usize>| match value {
         // The first on top.
