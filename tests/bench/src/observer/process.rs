@@ -20,11 +20,13 @@ pub(crate) enum Ready {
     Captures,
 }
 
+type Make<'a> = dyn Fn(&Lab) -> anyhow::Result<LabCommand> + 'a;
+
 /// A program of somebody's.
 pub(crate) struct Process<'a> {
     lab: &'a Lab,
     name: &'static str,
-    command: Box<dyn Fn(&Lab) -> anyhow::Result<LabCommand> + 'a>,
+    command: Box<Make<'a>>,
     ready: Ready,
     running: Option<Proc>,
 }

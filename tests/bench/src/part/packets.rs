@@ -1,8 +1,8 @@
 //! What a packet costs.
 
-use std::sync::mpsc::sync_channel;
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
+    sync::mpsc::sync_channel,
     thread,
 };
 
@@ -20,6 +20,13 @@ use crate::{
 
 /// Different source ports that the small packets have: flows.
 const FLOWS: u16 = 64;
+/// More than any cache likes.
+const MANY_FLOWS: u16 = 10_000;
+
+/// What observers are called.
+const FLOOR: &str = "empty TCX pair";
+const NETOBS: &str = "netobs";
+const TABLE: &str = "flow table (LRU)";
 
 const METHOD: &str = "One thread on a CPU of its own sends all the time. Observers are switched on and off in slices \
 of a fraction of a second, in random order, with a slice without any before and behind every two; each is compared \
@@ -30,24 +37,6 @@ many packets there were is held against the kernel's counters in every slice.";
 /// Packets per second, small ones.
 pub(crate) fn packets(plan: Plan) -> anyhow::Result<Part> {
     let scene = Scene::new(2)?;
-    let frames = (0..FLOWS)
-        .map(|flow| scene.frame(0, 1024 + flow).bytes())
-        .collect();
-    let mut generator = Generator::start(scene.netns("n0")?, move || Frames::by("eth0", frames));
-    let interfaces = [end(0), end(1)];
-    let measured = scene.on_host(|| {
-        cpu::stay_on(cpu::others()?)?;
-        let mut observers: Vec<Box<dyn Observer + '_>> = vec![
-            Box::new(Pair::empty(&interfaces)?),
-            Box::new(Netobs::new(&interfaces)?),
-            Box::new(Lookups::and_packets(&interfaces)?),
-            Box::new(Flows::new(&interfaces)?),
-            Box::new(Nft::totals(&scene.lab, &interfaces)),
-            Box::new(Nft::by_class(&scene.lab, &interfaces)),
-        ];
-        observers.extend(processes(&scene, true));
-        alternate(plan, &mut generator, &mut observers, || sent(&scene))
-    })?;
     let mut part = Part {
         name: "packets",
         title: "Per packet: small ones",
@@ -57,8 +46,79 @@ pub(crate) fn packets(plan: Plan) -> anyhow::Result<Part> {
         ),
         ..Part::default()
     };
+    let interfaces = &[end(0), end(1)][..];
+    let in_kernel = small(plan, &scene, FLOWS, || {
+        Ok(vec![
+            Box::new(Pair::empty(interfaces)?),
+            Box::new(Netobs::new(interfaces)?),
+            Box::new(Lookups::and_packets(interfaces)?),
+            Box::new(Flows::new(interfaces)?),
+            Box::new(Nft::totals(&scene.lab, interfaces)),
+            Box::new(Nft::by_class(&scene.lab, interfaces)),
+        ])
+    })?;
+    part.tables.push(table("In the kernel alone", &in_kernel));
+    let others = small(plan, &scene, FLOWS, || {
+        let mut all: Vec<Box<dyn Observer + '_>> = vec![Box::new(Netobs::new(interfaces)?)];
+        all.extend(processes(&scene, true));
+        Ok(all)
+    })?;
+    part.tables.push(table("With a process", &others));
+    let many = small(plan, &scene, MANY_FLOWS, || {
+        Ok(vec![
+            Box::new(Pair::empty(interfaces)?),
+            Box::new(Netobs::new(interfaces)?),
+            Box::new(Flows::new(interfaces)?),
+        ])
+    })?;
+    part.tables
+        .push(table(&format!("{MANY_FLOWS} flows"), &many));
+    let rate = Spread::of(in_kernel.rate.iter().map(|rate| rate / 1e6));
+    if let (Some(rate), Some(cost)) = (rate, spread(&in_kernel.cost)) {
+        part.notes.push(format!(
+            "Without observer: {:.2} million packets per second, {:.0} ns of CPU each.",
+            rate.median, cost.median
+        ));
+    }
+    let processes = others.runs.iter().filter(|runs| runs.name != NETOBS);
+    let bars = in_kernel.runs.iter().chain(processes);
+    part.plots.push(Plot::Bars {
+        name: "performance-packets",
+        title: "Added CPU per packet".to_owned(),
+        unit: "ns",
+        bars: bars
+            .filter_map(|runs| Some((runs.name.clone(), spread(&runs.added)?)))
+            .collect(),
+    });
+    packet_targets(&mut part, &in_kernel, &others)?;
+    part.target(
+        format!("added CPU, {TABLE} against netobs, {MANY_FLOWS} flows"),
+        "",
+        Bound::AtLeast(2.0),
+        Some(many.ratio_of_medians(TABLE, NETOBS, |runs| &runs.added)?),
+    );
+    Ok(part)
+}
+
+/// Small packets of so many flows, with observers.
+fn small<'a>(
+    plan: Plan,
+    scene: &Scene,
+    flows: u16,
+    observers: impl FnOnce() -> anyhow::Result<Vec<Box<dyn Observer + 'a>>> + Send,
+) -> anyhow::Result<Measured> {
+    let frames = (0..flows).map(|flow| scene.frame(0, 1024 + flow).bytes());
+    let frames = frames.collect();
+    let mut generator = Generator::start(scene.netns("n0")?, move || Frames::by("eth0", frames));
+    scene.on_host(|| {
+        cpu::stay_on(cpu::others()?)?;
+        alternate(plan, &mut generator, &mut observers()?, || sent(scene))
+    })
+}
+
+fn table(title: &str, measured: &Measured) -> Table {
     let mut table = Table::new(
-        "Small packets",
+        title,
         "observer",
         [
             column("packets per second", "of none", 3),
@@ -66,69 +126,46 @@ pub(crate) fn packets(plan: Plan) -> anyhow::Result<Part> {
             column("of the packets seen", "%", 1),
         ],
     );
-    table.row("none", [Spread::of([1.0]), None, None]);
     for runs in &measured.runs {
         let seen = runs.seen.iter().map(|share| 100.0 * share);
-        table.row(
-            &runs.name,
-            [spread(&runs.rate), spread(&runs.added), Spread::of(seen)],
-        );
+        let cells = [spread(&runs.rate), spread(&runs.added), Spread::of(seen)];
+        table.row(&runs.name, cells);
     }
-    part.tables.push(table);
-    let without = Spread::of(measured.rate.iter().map(|rate| rate / 1e6));
-    if let (Some(rate), Some(cost)) = (without, spread(&measured.cost)) {
-        part.notes.push(format!(
-            "Without observer: {:.2} million packets per second, {:.0} ns of CPU each.",
-            rate.median, cost.median
-        ));
-    }
-    part.plots.push(Plot::Bars {
-        name: "performance-packets",
-        title: "Added CPU per packet".to_owned(),
-        unit: "ns",
-        bars: measured
-            .runs
-            .iter()
-            .filter_map(|runs| Some((runs.name.clone(), spread(&runs.added)?)))
-            .collect(),
-    });
-    packet_targets(&mut part, &measured)?;
-    Ok(part)
+    table
 }
 
-fn packet_targets(part: &mut Part, measured: &Measured) -> anyhow::Result<()> {
+fn packet_targets(part: &mut Part, in_kernel: &Measured, others: &Measured) -> anyhow::Result<()> {
     part.target(
         "packets per second, netobs against the empty pair",
         "",
         Bound::AtLeast(0.98),
-        Some(measured.ratio("netobs", "empty TCX pair", |runs| &runs.rate)?),
+        Some(in_kernel.ratio(NETOBS, FLOOR, |runs| &runs.rate)?),
     );
     part.target(
         "packets per second, netobs against none",
         "",
         Bound::AtLeast(0.93),
-        spread(&measured.of("netobs")?.rate),
+        spread(&in_kernel.of(NETOBS)?.rate),
     );
     part.target(
         "added CPU, netobs against the empty pair",
         "",
         Bound::AtMost(1.35),
-        Some(measured.ratio_of_medians("netobs", "empty TCX pair", |runs| &runs.added)?),
+        Some(in_kernel.ratio_of_medians(NETOBS, FLOOR, |runs| &runs.added)?),
     );
-    let others = [
-        ("flow table (LRU)", 2.0),
-        ("tcpdump", 5.0),
-        ("softflowd", 4.0),
-        ("nft, by class", 4.0),
-        ("bpftrace", 6.0),
-        ("pmacctd", 20.0),
-    ];
-    for (other, least) in others {
+    for (measured, other, least) in [
+        (in_kernel, TABLE, 2.0),
+        (others, "tcpdump", 5.0),
+        (others, "softflowd", 4.0),
+        (in_kernel, "nft, by class", 4.0),
+        (others, "bpftrace", 6.0),
+        (others, "pmacctd", 20.0),
+    ] {
         part.target(
             format!("added CPU, {other} against netobs"),
             "",
             Bound::AtLeast(least),
-            Some(measured.ratio_of_medians(other, "netobs", |runs| &runs.added)?),
+            Some(measured.ratio_of_medians(other, NETOBS, |runs| &runs.added)?),
         );
     }
     Ok(())
@@ -253,7 +290,7 @@ pub(crate) fn stream(plan: Plan) -> anyhow::Result<Part> {
         "bytes per second over TCP, netobs against none",
         "",
         Bound::AtLeast(0.97),
-        spread(&measured.of("netobs")?.rate),
+        spread(&measured.of(NETOBS)?.rate),
     );
     Ok(part)
 }
@@ -306,7 +343,7 @@ pub(crate) fn requests(plan: Plan) -> anyhow::Result<Part> {
         "round trip, netobs against none",
         "",
         Bound::AtMost(1.05),
-        spread(&measured.of("netobs")?.time),
+        spread(&measured.of(NETOBS)?.time),
     );
     Ok(part)
 }
