@@ -7,6 +7,8 @@ use core::mem::{offset_of, size_of};
 pub mod names {
     /// Per-CPU hash: cookie of a namespace to [`Lookups`](super::Lookups).
     pub const MAP_LOOKUPS: &str = "NETOBS_LOOKUPS";
+    /// Array: [`tally_index`](super::tally_index) to [`Tally`](super::Tally).
+    pub const MAP_TALLIES: &str = "NETOBS_TALLIES";
     /// Hash: [`HitKey`](super::HitKey) to a `u64` count.
     pub const MAP_HITS: &str = "NETOBS_HITS";
     /// LRU hash: [`FailureKey`](super::FailureKey) to a `u64` count.
@@ -216,6 +218,46 @@ pub struct Lookups {
     pub classes: [u64; 8],
 }
 
+/// Decisions of one namespace and family on one CPU that have not been added to
+/// its [`Lookups`], and never will be: what a namespace has is the sum of both.
+///
+/// An entry belongs to whom its cookie names, and to nobody where that is 0. The
+/// program of its family and CPU takes it for the namespace that first wants it, and
+/// alone adds to it; user space gives it back when the namespace has ended.
+/// Namespaces that find theirs taken count in [`Lookups`], which takes longer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Whose it is.
+    pub cookie: u64,
+    /// By origin, failed ones included.
+    pub decisions: [u64; 4],
+}
+
+/// Entries for each CPU and family.
+pub const TALLIES: u32 = 1024;
+
+/// How many tallies there are on `cpus` CPUs.
+#[must_use]
+pub const fn tallies(cpus: u32) -> u32 {
+    cpus * FAMILIES as u32 * TALLIES
+}
+
+/// Where `cpu` has the tally of the namespace `cookie`, unless it is another's.
+#[inline(always)]
+#[must_use]
+pub const fn tally_index(cpu: u32, family: u32, cookie: u64) -> u32 {
+    // Cookies are numbers in a row, CPU by CPU: spread by the golden ratio.
+    let place = cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TALLIES.ilog2());
+    (cpu * FAMILIES as u32 + family) * TALLIES + place as u32
+}
+
+/// The family that the tally at `index` is of.
+#[must_use]
+pub const fn tally_family(index: u32) -> u32 {
+    index / TALLIES % FAMILIES as u32
+}
+
 /// Prefix length of a [`HitKey`] whose `destination` is an address that was
 /// looked up: the kernel does not tell the prefix that matched.
 pub const PREFIX_UNKNOWN: u8 = 255;
@@ -367,6 +409,8 @@ pub struct Work {
     pub arp: [ArpNote; ARP_NOTES],
     /// Where the next one goes.
     pub arp_next: u64,
+    /// [`received`](Self::received) when the last one came.
+    pub arp_at: u64,
     /// The flow that ARP is looking up.
     pub arp_flow: u64,
     /// The flow of the last received packet that was looked up.
@@ -383,8 +427,8 @@ pub struct Work {
     pub input_protocol: u32,
     /// Its origin plus one; 0 for none, or not counted.
     pub input_counted: u32,
-    /// By a hash of the flow's address.
-    pub flows: [FlowNote; FLOW_NOTES],
+    /// By family, for each has its program; then by a hash of the flow's address.
+    pub flows: [[FlowNote; FLOW_NOTES]; FAMILIES],
 }
 
 /// [`FlowNote::state`]: nothing was counted.
@@ -424,5 +468,6 @@ const _: () = {
     assert!(size_of::<Astray>() == 32);
     assert!(size_of::<ArpNote>() == 16);
     assert!(size_of::<FlowNote>() == 120);
-    assert!(size_of::<Work>() == 16 + 64 + 5 * 8 + 16 + 4 * 120);
+    assert!(size_of::<Tally>() == 40);
+    assert!(size_of::<Work>() == 16 + 64 + 6 * 8 + 16 + 2 * 4 * 120);
 };

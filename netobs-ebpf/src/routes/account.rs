@@ -5,7 +5,7 @@
 //! same flow follows (a rule suppressed the route, or the last table was not
 //! the last), what was counted is taken back.
 
-use core::{arch::asm, hint::black_box};
+use core::arch::asm;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netobs_common::routes::{
@@ -66,8 +66,8 @@ fn number(work: &mut Work, object: Object) -> u64 {
     }
 }
 
-/// Takes up `flow`: its notes, and whether this visit belongs to the same decision
-/// as the last one there.
+/// Takes up `flow`: its notes, and what was counted for it in them, which is nothing
+/// unless this visit belongs to the same decision as the last one there.
 ///
 /// A flow is on the stack, and the next one may be at the same place with the
 /// same destination: that of a packet that was passed on to the next namespace.
@@ -75,19 +75,24 @@ fn number(work: &mut Work, object: Object) -> u64 {
 /// flow began with. Where two flows want the same notes, the first is forgotten:
 /// notes are per CPU, and nobody waits for the end of a lookup.
 #[inline(always)]
-pub fn take_up(
+pub fn take_up<const FAMILY: u32>(
     work: &mut Work,
     flow: Object,
     destination: u32,
     iif: u32,
     table: u32,
-) -> (&mut FlowNote, bool) {
+) -> &mut FlowNote {
     let flow = number(work, flow);
     let at = work.received;
     // Stacks are aligned to their size: what tells two apart is in the middle.
-    let hash = ((flow >> 12) ^ (flow >> 16)) as u32;
+    let hash = (flow >> 12) ^ (flow >> 16);
+    let notes = &raw mut work.flows[FAMILY as usize];
     // SAFETY: the index is within the array, and the verifier checks the same.
-    let note = unsafe { &mut *(&raw mut work.flows[0]).add(within(hash, FLOW_NOTES as u32 - 1)) };
+    let note = unsafe {
+        &mut *notes
+            .cast::<FlowNote>()
+            .add(within::<{ FLOW_NOTES as i32 - 1 }>(hash))
+    };
     if note.flow == flow
         && note.destination == destination
         && note.iif == iif
@@ -95,7 +100,7 @@ pub fn take_up(
         && note.table != table
         && table != TABLE_LOCAL
     {
-        return (note, true);
+        return note;
     }
     note.flow = flow;
     note.at = at;
@@ -103,7 +108,7 @@ pub fn take_up(
     note.iif = iif;
     note.table = table;
     note.state = STATE_OPEN;
-    (note, false)
+    note
 }
 
 /// What a namespace begins with; on the stack there is no room for it.
@@ -124,52 +129,102 @@ fn lookups(cookie: u64) -> Option<*mut Lookups> {
     maps::NETOBS_LOOKUPS.get_ptr_mut(cookie)
 }
 
-/// `index` in an array whose length is `mask` + 1. The compiler may know the bound
-/// already and leave the mask out; the verifier knows nothing unless it sees it.
+/// `index` in an array whose length is `MASK` + 1. The compiler may know the bound
+/// already and would leave the mask out; the verifier knows nothing unless it sees it.
 #[inline(always)]
-pub fn within(index: u32, mask: u32) -> usize {
-    (black_box(index) & mask) as usize
+pub fn within<const MASK: i32>(index: u64) -> usize {
+    let mut index = index;
+    // SAFETY: arithmetic.
+    unsafe {
+        asm!(
+            "{index} &= {mask}",
+            index = inout(reg) index,
+            mask = const MASK,
+            options(pure, nomem, nostack),
+        );
+    }
+    index as usize
 }
 
-/// Counts a decision of the namespace `cookie` by `amount` (1, or minus 1).
+/// Counts a decision by `amount` (1, or minus 1), for the program of its family alone.
+///
+/// The kernel lets no program interrupt itself, so that on this CPU nobody else
+/// writes this tally, and it needs no atomic addition.
 #[inline(always)]
-fn decision(cookie: u64, family: u32, origin: u32, amount: u64) {
-    let Some(astray) = maps::astray() else { return };
-    // SAFETY: only addresses are taken.
-    unsafe {
-        if cookie == 0 {
-            add(&raw mut (*astray).lookups, amount);
-            return;
+fn decision<const FAMILY: u32>(cookie: u64, origin: u32, amount: u64) {
+    // SAFETY: the tally is in a map's value, alive while we run.
+    if cookie != 0
+        && let Some(tally) = maps::tally(FAMILY, cookie)
+        && unsafe { (*tally).cookie } == cookie
+    {
+        // SAFETY: likewise, and the index is within the array.
+        unsafe {
+            let counts = (&raw mut (*tally).decisions).cast::<u64>();
+            *counts.add(within::<3>(origin.into())) += amount;
         }
-        match lookups(cookie) {
-            Some(lookups) => add(
-                &raw mut (*lookups).decisions[within(family, 1)][within(origin, 3)],
-                amount,
-            ),
-            None => add(&raw mut (*astray).lookups_full, amount),
+        return;
+    }
+    first_decision(cookie, FAMILY, origin, amount);
+}
+
+/// The same where the namespace has no tally: it gets one, unless another has its place.
+#[inline(never)]
+fn first_decision(cookie: u64, family: u32, origin: u32, amount: u64) {
+    if !shared_decision(cookie, family, origin, amount) {
+        return;
+    }
+    let family = within::<1>(family.into()) as u32;
+    if let Some(tally) = maps::tally(family, cookie) {
+        // SAFETY: see above.
+        unsafe {
+            if (*tally).cookie == 0 {
+                (*tally).decisions = [0; 4];
+                (*tally).cookie = cookie;
+            }
         }
     }
 }
 
-/// Counts a failure of the namespace in `key`.
+/// Counts a decision by `amount` for whoever asks; true where the namespace has room.
 #[inline(always)]
+fn shared_decision(cookie: u64, family: u32, origin: u32, amount: u64) -> bool {
+    // SAFETY: only addresses are taken, of what is within the arrays.
+    unsafe {
+        if cookie != 0
+            && let Some(lookups) = lookups(cookie)
+        {
+            let counts = (&raw mut (*lookups).decisions).cast::<u64>();
+            let at = within::<1>(family.into()) * 4 + within::<3>(origin.into());
+            add(counts.add(at), amount);
+            return true;
+        }
+        if let Some(astray) = maps::astray() {
+            let count = if cookie == 0 {
+                &raw mut (*astray).lookups
+            } else {
+                &raw mut (*astray).lookups_full
+            };
+            add(count, amount);
+        }
+        false
+    }
+}
+
+/// Counts a failure of the namespace in `key`.
+#[inline(never)]
 fn failed(key: &FailureKey, amount: u64) {
-    // SAFETY: only addresses are taken.
+    // SAFETY: only addresses are taken, of what is within the arrays.
     unsafe {
         if key.cookie == 0 {
             if let Some(astray) = maps::astray() {
                 add(&raw mut (*astray).failed, amount);
             }
         } else if let Some(lookups) = lookups(key.cookie) {
-            add(
-                &raw mut (*lookups).failed[within(key.family.into(), 1)]
-                    [within(key.origin.into(), 3)],
-                amount,
-            );
-            add(
-                &raw mut (*lookups).classes[within(key.class.into(), 7)],
-                amount,
-            );
+            let counts = (&raw mut (*lookups).failed).cast::<u64>();
+            let at = within::<1>(key.family.into()) * 4 + within::<3>(key.origin.into());
+            add(counts.add(at), amount);
+            let classes = (&raw mut (*lookups).classes).cast::<u64>();
+            add(classes.add(within::<7>(key.class.into())), amount);
         }
     }
     if !in_detail() {
@@ -190,10 +245,14 @@ fn route_hit(key: &HitKey, amount: u64) {
     if !in_detail() {
         return;
     }
-    if let Some(count) = maps::NETOBS_HITS.get_ptr_mut(key) {
-        add(count, amount);
-        return;
+    match maps::NETOBS_HITS.get_ptr_mut(key) {
+        Some(count) => add(count, amount),
+        None => first_hit(key, amount),
     }
+}
+
+#[inline(never)]
+fn first_hit(key: &HitKey, amount: u64) {
     let _ = maps::NETOBS_HITS.insert(key, 0, BPF_NOEXIST.into());
     match maps::NETOBS_HITS.get_ptr_mut(key) {
         Some(count) => add(count, amount),
@@ -206,57 +265,69 @@ fn route_hit(key: &HitKey, amount: u64) {
     }
 }
 
-/// A decision ended with a route.
+/// A decision of the namespace `cookie` ended with a route. What it is, `describe`
+/// writes into a key that has zeros; it is asked only where routes are counted.
 #[inline(always)]
-pub fn hit(note: &mut FlowNote, key: &HitKey) {
-    decision(key.cookie, key.family.into(), key.origin.into(), 1);
-    route_hit(key, 1);
+pub fn hit<const FAMILY: u32>(
+    note: &mut FlowNote,
+    cookie: u64,
+    origin: u32,
+    describe: impl FnOnce(&mut HitKey),
+) {
+    decision::<FAMILY>(cookie, origin, 1);
     note.state = STATE_HIT;
-    remember_hit(note, key);
+    note_hit::<FAMILY>(note, cookie, origin, describe);
 }
 
+/// The key is made where it stays: it is large.
 #[inline(always)]
-fn remember_hit(note: &mut FlowNote, key: &HitKey) {
+fn note_hit<const FAMILY: u32>(
+    note: &mut FlowNote,
+    cookie: u64,
+    origin: u32,
+    describe: impl FnOnce(&mut HitKey),
+) {
+    let key = &mut note.hit;
     if in_detail() {
-        note.hit = *key;
-    } else {
-        note.hit.cookie = key.cookie;
-        note.hit.family = key.family;
-        note.hit.origin = key.origin;
+        *key = HitKey::default();
+    }
+    key.cookie = cookie;
+    key.family = FAMILY as u8;
+    key.origin = origin as u8;
+    if in_detail() {
+        describe(key);
+        route_hit(key, 1);
     }
 }
 
 /// A decision failed.
 #[inline(always)]
-pub fn failure(note: &mut FlowNote, key: &FailureKey) {
-    decision(key.cookie, key.family.into(), key.origin.into(), 1);
+pub fn failure<const FAMILY: u32>(note: &mut FlowNote, key: &FailureKey) {
+    decision::<FAMILY>(key.cookie, key.origin.into(), 1);
     failed(key, 1);
     note.state = STATE_FAILED;
-    if in_detail() {
-        note.failure = *key;
-    } else {
-        note.failure.cookie = key.cookie;
-        note.failure.family = key.family;
-        note.failure.origin = key.origin;
-        note.failure.class = key.class;
-    }
+    note.failure = *key;
 }
 
-/// A decision ended with a route that rejects: a hit of that route, and a
-/// failure.
+/// A decision failed by a route that rejects: a hit of that route, which `describe`
+/// writes into a key, and a failure.
 #[inline(always)]
-pub fn rejected(note: &mut FlowNote, hit: &HitKey, key: &FailureKey) {
-    failure(note, key);
-    route_hit(hit, 1);
-    remember_hit(note, hit);
+pub fn rejected<const FAMILY: u32>(
+    note: &mut FlowNote,
+    key: &FailureKey,
+    describe: impl FnOnce(&mut HitKey),
+) {
+    failure::<FAMILY>(note, key);
     note.state = STATE_REJECTED;
+    note_hit::<FAMILY>(note, key.cookie, key.origin.into(), describe);
 }
 
 /// A packet failed after its decision, or without one: `counted` tells which.
 #[inline(always)]
 pub fn dropped(key: &FailureKey, counted: bool) {
     if !counted {
-        decision(key.cookie, key.family.into(), key.origin.into(), 1);
+        // The program for visits may be under way on this CPU.
+        shared_decision(key.cookie, key.family.into(), key.origin.into(), 1);
     }
     failed(key, 1);
 }
@@ -272,32 +343,30 @@ pub fn dropped_by(hit: &HitKey, key: &FailureKey) {
 /// namespace `cookie` (0 for unknown); true where that was a forwarded packet's,
 /// which counts for its sender once.
 #[inline(always)]
-pub fn take_back(note: &mut FlowNote, cookie: u64) -> bool {
+pub fn take_back<const FAMILY: u32>(note: &mut FlowNote, cookie: u64) -> bool {
+    note.state != STATE_OPEN && take_back_counted::<FAMILY>(note, cookie)
+}
+
+#[inline(never)]
+fn take_back_counted<const FAMILY: u32>(note: &mut FlowNote, cookie: u64) -> bool {
     const BACK: u64 = u64::MAX;
     let state = note.state;
-    if state == STATE_OPEN {
-        return false;
-    }
     note.state = STATE_OPEN;
-    let (hit, failure) = (note.hit, note.failure);
-    let counted = if state == STATE_HIT {
-        hit.cookie
+    let (counted, origin) = if state == STATE_HIT {
+        (note.hit.cookie, note.hit.origin)
     } else {
-        failure.cookie
+        (note.failure.cookie, note.failure.origin)
     };
     // A decision stays in its namespace: this was another.
     if cookie != 0 && counted != 0 && counted != cookie {
         return false;
     }
     if state != STATE_FAILED {
-        route_hit(&hit, BACK);
+        route_hit(&note.hit, BACK);
     }
-    let (family, origin) = if state == STATE_HIT {
-        (hit.family, hit.origin)
-    } else {
-        failed(&failure, BACK);
-        (failure.family, failure.origin)
-    };
-    decision(counted, family.into(), origin.into(), BACK);
+    if state != STATE_HIT {
+        failed(&note.failure, BACK);
+    }
+    decision::<FAMILY>(counted, origin.into(), BACK);
     u32::from(origin) == ORIGIN_FORWARD
 }

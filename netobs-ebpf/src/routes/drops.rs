@@ -57,7 +57,7 @@ pub fn received(ctx: &BtfTracePointContext) {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn arp(work: &mut Work, data: u64, protocol: u16) {
     let mut data = data;
     if protocol == ETH_P_8021Q {
@@ -80,13 +80,14 @@ fn arp(work: &mut Work, data: u64, protocol: u16) {
     };
     // The same request may come by several interfaces, one above the other, and is
     // looked up once.
+    work.arp_at = work.received;
     for note in &mut work.arp {
         if note.sender == sender && note.target == target {
             note.at = work.received;
             return;
         }
     }
-    let at = account::within(work.arp_next as u32, ARP_NOTES as u32 - 1);
+    let at = account::within::<{ ARP_NOTES as i32 - 1 }>(work.arp_next);
     work.arp_next += 1;
     // SAFETY: the index is within the array, and the verifier checks the same.
     let note = unsafe { &mut *(&raw mut work.arp[0]).add(at) };

@@ -74,6 +74,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
     if iif == 0 || (iif == LOOPBACK && protocol == 0) {
         return;
     }
+    let Some(work) = maps::work() else { return };
     let flow = Flow {
         object,
         iif,
@@ -81,58 +82,66 @@ pub fn visit(ctx: &BtfTracePointContext) {
         source: load(object, &OFF_FL4_SADDR),
         destination: load(object, &OFF_FL4_DADDR),
     };
-    let Some(work) = maps::work() else { return };
-    if iif != LOOPBACK && protocol != 0 && hop_asks_no_ports(hop) {
+    if iif == LOOPBACK {
+        sent(work, &flow, table, hop, error);
+    } else {
+        received(work, &flow, table, hop, error);
+    }
+}
+
+/// A local sender asks.
+#[inline(always)]
+fn sent(work: &mut Work, flow: &Flow, table: u32, hop: Object, error: i32) {
+    if checks_source(work, flow) {
+        return;
+    }
+    let note =
+        account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
+    if error == 0 {
+        found(note, flow, table, hop);
+    } else if error != -EAGAIN || table == TABLE_MAIN || table == TABLE_DEFAULT {
+        not_found(note, flow.object, table, error);
+    } else if note.state == STATE_HIT {
+        // The kernel goes on, so what it met before was not what it took; and if
+        // there is nothing more, this was the end.
+        not_found(note, flow.object, table, error);
+    }
+}
+
+/// A received packet.
+#[inline(always)]
+fn received(work: &mut Work, flow: &Flow, table: u32, hop: Object, error: i32) {
+    if flow.protocol != 0 && hop_asks_no_ports(hop) {
         // A program or a firewall asks, not the kernel for a packet.
         return;
     }
-    if checks_source(work, &flow) {
+    if checks_source(work, flow) {
         return;
     }
-    let asked_by_arp = iif != LOOPBACK && is_arp(work, &flow, error);
-    if iif != LOOPBACK && error != -EAGAIN {
+    let asked_by_arp = is_arp(work, flow, error);
+    if error != -EAGAIN {
         // What follows may be the lookup of its source.
-        work.input_flow = object as u64;
+        work.input_flow = flow.object as u64;
         work.check_flow = 0;
         work.input_source = flow.source;
         work.input_destination = flow.destination;
-        work.input_protocol = protocol.into();
+        work.input_protocol = flow.protocol.into();
         work.input_at = work.received;
         work.input_counted = 0;
     }
     if asked_by_arp {
         return;
     }
-    let (note, goes_on) = account::take_up(work, object, flow.destination, iif, table);
-    let counted = match error {
-        0 => found(note, &flow, table, hop, goes_on),
-        _ if error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT => {
-            // The kernel goes on, so what it met before was not what it took; and
-            // if there is nothing more, this was the end.
-            if goes_on && note.state == STATE_HIT {
-                if iif == LOOPBACK {
-                    not_found(note, &flow, table, error, true);
-                } else {
-                    account::take_back(note, 0);
-                }
-            }
-            0
-        }
-        // A received packet that finds no route is dropped, and counted there:
-        // the drop tells its namespace.
-        _ if iif != LOOPBACK => {
-            if goes_on {
-                account::take_back(note, 0);
-            }
-            0
-        }
-        _ => {
-            not_found(note, &flow, table, error, goes_on);
-            0
-        }
-    };
-    if iif != LOOPBACK && error != -EAGAIN {
-        work.input_counted = counted;
+    let note =
+        account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
+    if error == 0 {
+        work.input_counted = found(note, flow, table, hop);
+        return;
+    }
+    // Without a route it is dropped, and counted there: the drop tells its namespace.
+    let goes_on = error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT;
+    if !goes_on || note.state == STATE_HIT {
+        account::take_back::<FAMILY_IPV4>(note, 0);
     }
 }
 
@@ -143,10 +152,10 @@ pub fn visit(ctx: &BtfTracePointContext) {
 #[inline(always)]
 fn checks_source(work: &mut Work, flow: &Flow) -> bool {
     let object = flow.object as u64;
-    let is = work.input_at == work.received
+    let is = work.input_protocol == u32::from(flow.protocol)
         && work.input_source == flow.destination
         && work.input_destination == flow.source
-        && work.input_protocol == u32::from(flow.protocol)
+        && work.input_at == work.received
         && work.input_flow != object
         && (work.check_flow == 0 || work.check_flow == object);
     if is {
@@ -167,6 +176,10 @@ fn is_arp(work: &mut Work, flow: &Flow, error: i32) -> bool {
     {
         // The next table, for the same request.
         return true;
+    }
+    if work.received.wrapping_sub(work.arp_at) > BATCH {
+        work.arp_flow = 0;
+        return false;
     }
     for note in &mut work.arp {
         if note.at != 0
@@ -202,45 +215,45 @@ fn hop_asks_no_ports(hop: Object) -> bool {
 
 /// A route was found; gives what [`Work::input_counted`] is to be.
 #[inline(always)]
-fn found(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object, goes_on: bool) -> u32 {
+fn found(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) -> u32 {
     if hop.is_null() {
         return 0;
     }
     let device: Object = load(hop, &OFF_NHC_DEV);
     let cookie = cookie_of(device);
-    let gateway_family: u8 = load(hop, &OFF_NHC_GW_FAMILY);
-    let route_type = route_type(flow, hop, device, gateway_family);
-    let origin = match route_type {
-        _ if flow.iif == LOOPBACK => ORIGIN_OUTPUT,
-        route_type::LOCAL | route_type::BROADCAST => ORIGIN_INPUT,
-        _ => ORIGIN_FORWARD,
-    };
-    let mut key = HitKey {
-        cookie,
-        destination: [0; 16],
-        gateway: [0; 16],
-        table,
-        ifindex: 0,
-        family: FAMILY_IPV4 as u8,
-        origin: origin as u8,
-        route_type,
-        prefix_len: PREFIX_UNKNOWN,
-        flags: 0,
-        reserved: [0; 3],
-    };
-    if account::in_detail() {
+    let again = account::take_back::<FAMILY_IPV4>(note, cookie);
+    let describe = |key: &mut HitKey, route_type: u8, gateway_family: u8| {
         key.destination = address4(flow.destination);
+        key.table = table;
         key.ifindex = load(hop, &OFF_NHC_OIF);
+        key.route_type = route_type;
+        key.prefix_len = PREFIX_UNKNOWN;
         if gateway_family == AF_INET {
             key.gateway = address4(load(hop, &OFF_NHC_GW));
         } else if gateway_family == AF_INET6 {
             key.gateway = load_address6(hop, &OFF_NHC_GW);
             key.flags = HIT_GATEWAY6;
         }
+    };
+    if flow.iif == LOOPBACK {
+        // What its type is matters only to those who count by route.
+        account::hit::<FAMILY_IPV4>(note, cookie, ORIGIN_OUTPUT, |key| {
+            let gateway_family: u8 = load(hop, &OFF_NHC_GW_FAMILY);
+            let route_type = route_type(flow, hop, device, gateway_family);
+            describe(key, route_type, gateway_family);
+        });
+        return ORIGIN_OUTPUT + 1;
     }
-    let again = goes_on && account::take_back(note, cookie);
-    account::hit(note, &key);
-    if flow.iif != LOOPBACK && origin == ORIGIN_FORWARD && !again {
+    let gateway_family: u8 = load(hop, &OFF_NHC_GW_FAMILY);
+    let route_type = route_type(flow, hop, device, gateway_family);
+    let origin = match route_type {
+        route_type::LOCAL | route_type::BROADCAST => ORIGIN_INPUT,
+        _ => ORIGIN_FORWARD,
+    };
+    account::hit::<FAMILY_IPV4>(note, cookie, origin, |key| {
+        describe(key, route_type, gateway_family);
+    });
+    if origin == ORIGIN_FORWARD && !again {
         behalf::forwarded(cookie, flow.iif, FAMILY_IPV4, address4(flow.source));
     }
     origin + 1
@@ -298,30 +311,23 @@ fn is_broadcast(device: Object, destination: u32) -> bool {
     false
 }
 
-#[inline(always)]
-fn not_found(note: &mut FlowNote, flow: &Flow, table: u32, error: i32, goes_on: bool) {
-    let cookie = senders::cookie_for(flow.destination);
-    let oif: u32 = load(flow.object, &OFF_FL4_OIF);
+/// A local sender's lookup found nothing, or a route that rejects.
+#[inline(never)]
+fn not_found(note: &mut FlowNote, flow: Object, table: u32, error: i32) {
+    let destination: u32 = load(flow, &OFF_FL4_DADDR);
+    let cookie = senders::cookie_for(destination);
+    account::take_back::<FAMILY_IPV4>(note, cookie);
+    let oif: u32 = load(flow, &OFF_FL4_OIF);
     // For a socket that is bound to an interface the kernel takes the
     // destination to be on that link, routes or not.
-    if oif != 0 && (!has_l3mdev(flow.object) || is_multicast(flow.destination)) {
-        let key = HitKey {
-            cookie,
-            destination: address4(flow.destination),
-            gateway: [0; 16],
-            table: 0,
-            ifindex: oif,
-            family: FAMILY_IPV4 as u8,
-            origin: ORIGIN_OUTPUT as u8,
-            route_type: route_type::UNICAST,
-            prefix_len: PREFIX_UNKNOWN,
-            flags: HIT_IMPLICIT,
-            reserved: [0; 3],
-        };
-        if goes_on {
-            account::take_back(note, cookie);
-        }
-        account::hit(note, &key);
+    if oif != 0 && (!has_l3mdev(flow) || is_multicast(destination)) {
+        account::hit::<FAMILY_IPV4>(note, cookie, ORIGIN_OUTPUT, |key| {
+            key.destination = address4(destination);
+            key.ifindex = oif;
+            key.route_type = route_type::UNICAST;
+            key.prefix_len = PREFIX_UNKNOWN;
+            key.flags = HIT_IMPLICIT;
+        });
         return;
     }
     let (class, route_type) = match error {
@@ -332,22 +338,23 @@ fn not_found(note: &mut FlowNote, flow: &Flow, table: u32, error: i32, goes_on: 
     };
     let key = FailureKey {
         cookie,
-        destination: address4(flow.destination),
+        destination: address4(destination),
         reason: 0,
         family: FAMILY_IPV4 as u8,
         origin: ORIGIN_OUTPUT as u8,
         class: class as u8,
         reserved: 0,
     };
-    if goes_on {
-        account::take_back(note, cookie);
-    }
     if route_type == 0 {
-        account::failure(note, &key);
+        account::failure::<FAMILY_IPV4>(note, &key);
         return;
     }
-    let hit = rejecting(cookie, flow.destination, table, ORIGIN_OUTPUT, route_type);
-    account::rejected(note, &hit, &key);
+    account::rejected::<FAMILY_IPV4>(note, &key, |key| {
+        key.destination = address4(destination);
+        key.table = table;
+        key.route_type = route_type;
+        key.prefix_len = PREFIX_UNKNOWN;
+    });
 }
 
 /// The hit of a route that rejects.

@@ -41,7 +41,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
     let table: u32 = load(table, &OFF_TB6_ID);
     let destination = load_address6(flow, &OFF_FL6_DADDR);
     let Some(work) = maps::work() else { return };
-    let (note, goes_on) = account::take_up(work, flow, fold(&destination), iif, table);
+    let note = account::take_up::<FAMILY_IPV6>(work, flow, fold(&destination), iif, table);
 
     let none: Object = load(net, &OFF_NET_NULL6);
     // A value of its own, and pointers that are read anew where they are used:
@@ -53,9 +53,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
         _ if is_none || kind == THROW => {
             if table != TABLE_MAIN {
                 // The kernel goes on: what it met before it did not take.
-                if goes_on {
-                    account::take_back(note, cookie);
-                }
+                account::take_back::<FAMILY_IPV6>(note, cookie);
                 return;
             }
             CLASS_NO_ROUTE
@@ -70,7 +68,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
         route_type::LOCAL | route_type::ANYCAST | route_type::MULTICAST => ORIGIN_INPUT,
         _ => ORIGIN_FORWARD,
     };
-    let again = goes_on && account::take_back(note, cookie);
+    let again = account::take_back::<FAMILY_IPV6>(note, cookie);
     let failure = |class: u32| FailureKey {
         cookie,
         destination,
@@ -84,32 +82,18 @@ pub fn visit(ctx: &BtfTracePointContext) {
         let source = load_address6(flow, &OFF_FL6_SADDR);
         behalf::forwarded(cookie, iif, FAMILY_IPV6, source);
     }
-    if class == CLASS_NO_ROUTE {
-        account::failure(note, &failure(CLASS_NO_ROUTE));
-        return;
-    }
-    let mut key = HitKey {
-        cookie,
-        destination: [0; 16],
-        gateway: [0; 16],
-        table,
-        ifindex: 0,
-        family: FAMILY_IPV6 as u8,
-        origin: origin as u8,
-        route_type: kind,
-        prefix_len: 0,
-        flags: 0,
-        reserved: [0; 3],
-    };
-    if account::in_detail() {
+    let describe = |key: &mut HitKey| {
         let route: Object = load(result, &OFF_RES6_F6I);
         key.destination = load_address6(route, &OFF_F6I_ADDR);
+        key.table = table;
+        key.route_type = kind;
         key.prefix_len = load::<u32>(route, &OFF_F6I_LEN) as u8;
         (key.gateway, key.flags, key.ifindex) = next_hop(load(result, &OFF_RES6_NH));
-    }
+    };
     match class {
-        SUCCESS => account::hit(note, &key),
-        class => account::rejected(note, &key, &failure(class)),
+        SUCCESS => account::hit::<FAMILY_IPV6>(note, cookie, origin, describe),
+        CLASS_NO_ROUTE => account::failure::<FAMILY_IPV6>(note, &failure(class)),
+        class => account::rejected::<FAMILY_IPV6>(note, &failure(class), describe),
     }
 }
 

@@ -3,13 +3,22 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
+    helpers::bpf_get_smp_processor_id,
     macros::btf_map,
 };
-use netobs_common::routes::{Astray, Behalf, BehalfKey, FailureKey, HitKey, Lookups, Sender, Work};
+use netobs_common::routes::{
+    Astray, Behalf, BehalfKey, FailureKey, HitKey, Lookups, Sender, Tally, Work, tally_index,
+};
 
 /// Memory as entries come: most machines have few.
 const GROW: usize = BPF_F_NO_PREALLOC as usize;
+
+/// User space reads it without a system call, and gives single entries back.
+const BPF_F_MMAPABLE: usize = 1 << 10;
+
+#[btf_map]
+static NETOBS_TALLIES: Array<Tally, 1, BPF_F_MMAPABLE> = Array::new();
 
 #[btf_map]
 pub static NETOBS_LOOKUPS: PerCpuHashMap<u64, Lookups, 1, GROW> = PerCpuHashMap::new();
@@ -42,6 +51,14 @@ static NETOBS_ASTRAY: PerCpuArray<Astray, 1> = PerCpuArray::new();
 pub fn work() -> Option<&'static mut Work> {
     // SAFETY: per CPU, see above; the map outlives the program.
     NETOBS_WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// Where this CPU may have a tally of the namespace `cookie`.
+#[inline(always)]
+pub fn tally(family: u32, cookie: u64) -> Option<*mut Tally> {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    NETOBS_TALLIES.get_ptr_mut(tally_index(cpu, family, cookie))
 }
 
 /// This CPU's record of what is in no account.
