@@ -44,6 +44,8 @@ pub mod names {
     pub const GLOBAL_HOST: &str = "NETOBS_HOST";
     /// Global `u32`: 1 to count per route and destination, 0 for totals only.
     pub const GLOBAL_DETAIL: &str = "NETOBS_DETAIL";
+    /// Global `u32`: 1 where all of [`FIELDS_CALL`](super::FIELDS_CALL) are known.
+    pub const GLOBAL_CALLS: &str = "NETOBS_CALLS";
 }
 
 /// A field of a kernel structure that the programs read, and the global `u32`
@@ -69,6 +71,13 @@ const fn field(global: &'static str, structure: &'static str, path: &'static str
         structure,
         path,
         optional: false,
+    }
+}
+
+const fn known(global: &'static str, structure: &'static str, path: &'static str) -> Field {
+    Field {
+        optional: true,
+        ..field(global, structure, path)
     }
 }
 
@@ -108,6 +117,26 @@ pub const FIELDS_IPV4: [Field; 21] = [
     FIELDS_NETNS[0],
     FIELDS_NETNS[1],
     FIELDS_NETNS[2],
+];
+
+/// What the program for IPv4 tables reads where a lookup fails, to tell by the system
+/// call whose it is. Registers have these names on x86-64 only; without them programs
+/// at `sendmsg()` note every sender.
+pub const FIELDS_CALL: [Field; 14] = [
+    known("OFF_REGS_CALL", "pt_regs", "orig_ax"),
+    known("OFF_REGS_FIRST", "pt_regs", "di"),
+    known("OFF_REGS_SECOND", "pt_regs", "si"),
+    known("OFF_REGS_THIRD", "pt_regs", "dx"),
+    known("OFF_REGS_FIFTH", "pt_regs", "r8"),
+    known("OFF_TASK_FILES", "task_struct", "files"),
+    known("OFF_FILES_TABLE", "files_struct", "fdt"),
+    known("OFF_TABLE_FILES", "fdtable", "fd"),
+    known("OFF_TABLE_LEN", "fdtable", "max_fds"),
+    known("OFF_FILE_DATA", "file", "private_data"),
+    known("OFF_SOCKET_FILE", "socket", "file"),
+    known("OFF_SOCKET_SK", "socket", "sk"),
+    known("OFF_SK_PROTOCOL", "sock", "sk_protocol"),
+    known("OFF_SK_NET", "sock", "__sk_common.skc_net.net"),
 ];
 
 /// What the program for IPv6 tables reads.

@@ -47,6 +47,23 @@ globals! {
     OFF_IFA_MASK: u32 = ABSENT;
     OFF_IFA_BROADCAST: u32 = ABSENT;
 
+    /// 1 where all that follows is known.
+    NETOBS_CALLS: u32 = 0;
+    OFF_REGS_CALL: u32 = ABSENT;
+    OFF_REGS_FIRST: u32 = ABSENT;
+    OFF_REGS_SECOND: u32 = ABSENT;
+    OFF_REGS_THIRD: u32 = ABSENT;
+    OFF_REGS_FIFTH: u32 = ABSENT;
+    OFF_TASK_FILES: u32 = ABSENT;
+    OFF_FILES_TABLE: u32 = ABSENT;
+    OFF_TABLE_FILES: u32 = ABSENT;
+    OFF_TABLE_LEN: u32 = ABSENT;
+    OFF_FILE_DATA: u32 = ABSENT;
+    OFF_SOCKET_FILE: u32 = ABSENT;
+    OFF_SOCKET_SK: u32 = ABSENT;
+    OFF_SK_PROTOCOL: u32 = ABSENT;
+    OFF_SK_NET: u32 = ABSENT;
+
     OFF_FL6_IIF: u32 = ABSENT;
     OFF_FL6_PROTO: u32 = ABSENT;
     OFF_FL6_SADDR: u32 = ABSENT;
@@ -130,6 +147,12 @@ pub fn address4(address: u32) -> [u8; 16] {
 pub fn probe<T>(address: u64) -> Option<T> {
     // SAFETY: the helper reports an address that cannot be read.
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
+}
+
+/// The member at the offset `field` of what is at `object`, see [`probe`].
+#[inline(always)]
+pub fn probe_member<T>(object: u64, field: &Global<u32>) -> Option<T> {
+    probe(object + u64::from(field.load()))
 }
 
 /// Cookie of the namespace that a device is in; 0 for no device.

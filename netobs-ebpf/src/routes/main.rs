@@ -15,6 +15,7 @@
 
 mod account;
 mod behalf;
+mod calls;
 mod drops;
 mod ipv4;
 mod ipv6;

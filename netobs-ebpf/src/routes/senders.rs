@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use netobs_common::routes::Sender;
 
-use crate::{kernel, maps};
+use crate::{calls, kernel, maps};
 
 /// How long a note holds: a socket call looks its route up at once. A thread that
 /// has moved to another namespace meanwhile is not to blame the first.
@@ -62,6 +62,14 @@ fn note(ctx: &SockAddrContext, destination: u32) {
 /// unknown.
 #[inline(always)]
 pub fn cookie_for(destination: u32) -> u64 {
+    match calls::cookie_for(destination) {
+        0 => noted_for(destination),
+        cookie => cookie,
+    }
+}
+
+#[inline(always)]
+fn noted_for(destination: u32) -> u64 {
     // SAFETY: only this thread writes the entry.
     match unsafe { maps::NETOBS_SENDERS.get(thread()) } {
         Some(sender)

@@ -125,7 +125,8 @@ fn from_words(words: &[u64; WORDS]) -> Record {
     unsafe { ptr::read(words.as_ptr().cast::<Record>()) }
 }
 
-fn map_memory(data: &MapData, len: usize) -> io::Result<MmapRaw> {
+/// `len` bytes of an array that may be mapped.
+pub(super) fn map_memory(data: &MapData, len: usize) -> io::Result<MmapRaw> {
     MmapOptions::new()
         .len(len)
         .map_raw(data.fd().as_fd().as_raw_fd())

@@ -18,8 +18,9 @@ use aya::{
 };
 use log::debug;
 use netobs_common::routes::{
-    ABSENT, Astray, Behalf, BehalfKey, DROP_REASONS, FAMILY_FORMER, FIELDS_DROP, FIELDS_IPV4,
-    FIELDS_IPV6, FIELDS_RECEIVE, FailureKey, Field, HitKey, Lookups, Sender, Work, names,
+    ABSENT, Astray, Behalf, BehalfKey, DROP_REASONS, FAMILY_FORMER, FIELDS_CALL, FIELDS_DROP,
+    FIELDS_IPV4, FIELDS_IPV6, FIELDS_RECEIVE, FailureKey, Field, HitKey, Lookups, Sender, Tally,
+    Work, names, tallies,
 };
 
 use super::{
@@ -28,6 +29,7 @@ use super::{
     pins::{self, Part},
     raw_links,
     raw_maps::{self, Bytes},
+    tallies::TallyMemory,
 };
 use crate::{
     model::{
@@ -118,15 +120,14 @@ const FEATURES: [Feature; 4] = [
 ];
 
 /// Socket calls that tell the namespace of lookups that fail.
-const SENDER_PROGRAMS: [&str; 4] = [
-    names::PROG_CONNECT4,
-    names::PROG_CONNECT6,
-    names::PROG_SENDMSG4,
-    names::PROG_SENDMSG6,
-];
+const CONNECT_PROGRAMS: [&str; 2] = [names::PROG_CONNECT4, names::PROG_CONNECT6];
+/// The same, where the system call cannot be read when a lookup has failed: these
+/// cost every sender.
+const SENDMSG_PROGRAMS: [&str; 2] = [names::PROG_SENDMSG4, names::PROG_SENDMSG6];
 
 /// Sizes of keys and values of all maps. Those of tables are read as a whole.
-const MAPS: [(&str, usize, usize); 7] = [
+const MAPS: [(&str, usize, usize); 8] = [
+    (names::MAP_TALLIES, 4, size_of::<Tally>()),
     (names::MAP_LOOKUPS, 8, size_of::<Lookups>()),
     (names::MAP_HITS, size_of::<HitKey>(), 8),
     (names::MAP_FAILURES, size_of::<FailureKey>(), 8),
@@ -142,16 +143,22 @@ const MAPS: [(&str, usize, usize); 7] = [
 
 /// All programs.
 fn programs() -> impl Iterator<Item = &'static str> {
+    always().chain(SENDMSG_PROGRAMS)
+}
+
+/// Those that run wherever everything does.
+fn always() -> impl Iterator<Item = &'static str> {
     FEATURES
         .iter()
         .map(|feature| feature.program)
-        .chain(SENDER_PROGRAMS)
+        .chain(CONNECT_PROGRAMS)
 }
 
 /// The programs, attached, and their maps.
 pub struct LookupPrograms {
     running: Running,
     lookups: MapData,
+    tallies: TallyMemory,
     hits: MapData,
     failures: MapData,
     behalf: MapData,
@@ -221,7 +228,7 @@ impl LookupPrograms {
             ],
         );
         let known = part.meta()?.is_some_and(|meta| meta.lookups == digest);
-        let whole = programs().all(|name| part.object(name).exists() && part.link(name).exists());
+        let whole = always().all(|name| part.object(name).exists() && part.link(name).exists());
         // With details the names of the reasons for drops are needed, and so is
         // everything that loading reads.
         if known && whole && !settings.detail {
@@ -246,6 +253,7 @@ impl LookupPrograms {
         let open = |name| Ok::<_, anyhow::Error>(MapData::from_pin(part.object(name))?);
         Ok(Self {
             lookups: open(names::MAP_LOOKUPS)?,
+            tallies: tally_memory(Map::from_map_data(open(names::MAP_TALLIES)?)?)?,
             hits: open(names::MAP_HITS)?,
             failures: open(names::MAP_FAILURES)?,
             behalf: open(names::MAP_BEHALF)?,
@@ -301,11 +309,12 @@ impl LookupPrograms {
                 end(part, feature.program)?;
             }
         }
-        if ipv4 && let Err(error) = attach_senders(&mut ebpf, part) {
+        if ipv4 && let Err(error) = attach_senders(&mut ebpf, reads_calls(&offsets), part) {
             whole = false;
             if let Some(part) = part {
-                SENDER_PROGRAMS
+                CONNECT_PROGRAMS
                     .iter()
+                    .chain(&SENDMSG_PROGRAMS)
                     .try_for_each(|name| end(part, name))?;
             }
             doubts.push(limited(format!(
@@ -320,6 +329,7 @@ impl LookupPrograms {
         };
         Ok(Self {
             lookups: data(take(names::MAP_LOOKUPS)?)?,
+            tallies: tally_memory(take(names::MAP_TALLIES)?)?,
             hits: data(take(names::MAP_HITS)?)?,
             failures: data(take(names::MAP_FAILURES)?)?,
             behalf: data(take(names::MAP_BEHALF)?)?,
@@ -367,9 +377,13 @@ impl LookupPrograms {
     pub fn lookups(&self) -> anyhow::Result<HashMap<u64, lookups::Lookups>> {
         let entries = raw_maps::entries::<u64, Lookups>(&self.lookups, self.cpus)
             .context("read the route lookups")?;
-        Ok(entries
+        let mut records: HashMap<u64, Vec<Lookups>> = entries.into_iter().collect();
+        for (cookie, tally) in self.tallies.entries() {
+            records.entry(cookie).or_default().push(tally);
+        }
+        Ok(records
             .into_iter()
-            .map(|(cookie, per_cpu)| (cookie, lookups::Lookups::sum(&per_cpu)))
+            .map(|(cookie, records)| (cookie, lookups::Lookups::sum(&records)))
             .collect())
     }
 
@@ -431,6 +445,7 @@ impl LookupPrograms {
 
     /// Forgets namespaces that have ended.
     pub fn forget_namespaces(&self, cookies: &HashSet<u64>) {
+        self.tallies.give_back(cookies);
         for cookie in cookies {
             delete(&self.lookups, cookie);
         }
@@ -548,7 +563,22 @@ fn usable(
             ))),
         }
     }
+    // Optional all of them: a field that is missing has a value too.
+    offsets.extend(FIELDS_CALL.iter().filter_map(|field| {
+        let offset = types.offset(field).ok()?;
+        Some((field.global, offset))
+    }));
     (usable, offsets)
+}
+
+/// Whether the programs can tell by the system call whose a failed lookup is.
+fn reads_calls(offsets: &BTreeMap<&'static str, u32>) -> bool {
+    let known = |field: &Field| offsets.get(field.global).is_some_and(|at| *at != ABSENT);
+    FIELDS_CALL.iter().all(known)
+}
+
+fn tally_memory(map: Map) -> anyhow::Result<TallyMemory> {
+    TallyMemory::new(map, cpus()?).context("map the tallies into memory")
 }
 
 fn make_maps(
@@ -562,10 +592,13 @@ fn make_maps(
         .map(|wanted| reasons.number(wanted.name).unwrap_or(ABSENT))
         .collect();
     let detail = u32::from(settings.detail);
+    let calls = u32::from(reads_calls(offsets));
     let mut loader = EbpfLoader::new();
     loader
         .override_global(names::GLOBAL_HOST, &settings.host, true)
         .override_global(names::GLOBAL_DETAIL, &detail, true)
+        .override_global(names::GLOBAL_CALLS, &calls, true)
+        .map_max_entries(names::MAP_TALLIES, tallies(cpus()?))
         .map_max_entries(names::MAP_LOOKUPS, settings.namespaces)
         .map_max_entries(names::MAP_HITS, of_use(detail, settings.destinations))
         .map_max_entries(names::MAP_FAILURES, of_use(detail, settings.failures))
@@ -747,12 +780,13 @@ fn brief(error: ProgramError) -> anyhow::Error {
     }
 }
 
-fn attach_senders(ebpf: &mut Ebpf, part: Option<&Part>) -> anyhow::Result<()> {
+fn attach_senders(ebpf: &mut Ebpf, reads_calls: bool, part: Option<&Part>) -> anyhow::Result<()> {
     let root = cgroup::root().context(
         "there is no cgroup2 file system (mount the unified hierarchy, as on /sys/fs/cgroup/unified)",
     )?;
     let cgroup = File::open(&root).with_context(|| format!("open {}", root.display()))?;
-    for name in SENDER_PROGRAMS {
+    let sendmsg = SENDMSG_PROGRAMS.iter().filter(|_| !reads_calls);
+    for name in CONNECT_PROGRAMS.iter().chain(sendmsg) {
         let program: &mut CgroupSockAddr = ebpf
             .program_mut(name)
             .with_context(|| format!("the object has no program {name}"))?

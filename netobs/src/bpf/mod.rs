@@ -13,3 +13,4 @@ pub mod pins;
 pub mod qdisc;
 mod raw_links;
 mod raw_maps;
+mod tallies;

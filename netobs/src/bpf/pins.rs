@@ -48,7 +48,7 @@ const NEW: &str = "-new";
 const NAMED: usize = 5;
 
 /// Everything that a netobs of this version pins by name.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     names::MAP_SLOTS,
     names::MAP_SLOTS_FAR,
     names::MAP_COUNTERS,
@@ -60,6 +60,7 @@ const NAMES: [&str; 25] = [
     names::PROG_INGRESS,
     names::PROG_EGRESS,
     routes::names::MAP_LOOKUPS,
+    routes::names::MAP_TALLIES,
     routes::names::MAP_HITS,
     routes::names::MAP_FAILURES,
     routes::names::MAP_SENDERS,
