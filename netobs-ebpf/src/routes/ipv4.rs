@@ -135,7 +135,7 @@ fn received(work: &mut Work, flow: &Flow, table: u32, hop: Object, error: i32) {
     let note =
         account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
     if error == 0 {
-        work.input_counted = found(note, flow, table, hop);
+        work.input_counted = routed(note, flow, table, hop);
         return;
     }
     // Without a route it is dropped, and counted there: the drop tells its namespace.
@@ -213,45 +213,44 @@ fn hop_asks_no_ports(hop: Object) -> bool {
     !net.is_null() && load::<u32>(net, &OFF_NET_DISSECT) == 0
 }
 
-/// A route was found; gives what [`Work::input_counted`] is to be.
+/// A local sender found a route.
 #[inline(always)]
-fn found(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) -> u32 {
+fn found(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) {
+    if hop.is_null() {
+        return;
+    }
+    let cookie = cookie_of(load(hop, &OFF_NHC_DEV));
+    account::take_back::<FAMILY_IPV4>(note, cookie);
+    account::hit::<FAMILY_IPV4>(note, cookie, ORIGIN_OUTPUT, |key| {
+        describe(key, flow.destination, table, hop);
+        key.route_type = hop_type(hop);
+    });
+}
+
+/// A route was found for a received packet; gives what [`Work::input_counted`] is to
+/// be.
+#[inline(always)]
+fn routed(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) -> u32 {
     if hop.is_null() {
         return 0;
     }
     let device: Object = load(hop, &OFF_NHC_DEV);
     let cookie = cookie_of(device);
     let again = account::take_back::<FAMILY_IPV4>(note, cookie);
-    let describe = |key: &mut HitKey, route_type: u8, gateway_family: u8| {
-        key.destination = address4(flow.destination);
-        key.table = table;
-        key.ifindex = load(hop, &OFF_NHC_OIF);
-        key.route_type = route_type;
-        key.prefix_len = PREFIX_UNKNOWN;
-        if gateway_family == AF_INET {
-            key.gateway = address4(load(hop, &OFF_NHC_GW));
-        } else if gateway_family == AF_INET6 {
-            key.gateway = load_address6(hop, &OFF_NHC_GW);
-            key.flags = HIT_GATEWAY6;
-        }
-    };
-    if flow.iif == LOOPBACK {
-        // What its type is matters only to those who count by route.
-        account::hit::<FAMILY_IPV4>(note, cookie, ORIGIN_OUTPUT, |key| {
-            let gateway_family: u8 = load(hop, &OFF_NHC_GW_FAMILY);
-            let route_type = route_type(flow, hop, device, gateway_family);
-            describe(key, route_type, gateway_family);
-        });
-        return ORIGIN_OUTPUT + 1;
+    let mut kind = hop_type(hop);
+    // What is received for a neighbour of ours may be for all of them. The last two
+    // bits of a broadcast address are equal, since a subnet that has one is no smaller.
+    let last = u32::from_be(flow.destination) & 3;
+    if kind == 0 && (last == 3 || last == 0) && is_broadcast(device, flow.destination) {
+        kind = route_type::BROADCAST;
     }
-    let gateway_family: u8 = load(hop, &OFF_NHC_GW_FAMILY);
-    let route_type = route_type(flow, hop, device, gateway_family);
-    let origin = match route_type {
+    let origin = match kind {
         route_type::LOCAL | route_type::BROADCAST => ORIGIN_INPUT,
         _ => ORIGIN_FORWARD,
     };
     account::hit::<FAMILY_IPV4>(note, cookie, origin, |key| {
-        describe(key, route_type, gateway_family);
+        describe(key, flow.destination, table, hop);
+        key.route_type = kind;
     });
     if origin == ORIGIN_FORWARD && !again {
         behalf::forwarded(cookie, flow.iif, FAMILY_IPV4, address4(flow.source));
@@ -259,31 +258,41 @@ fn found(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) -> u32 {
     origin + 1
 }
 
-/// The route's type as far as it matters; 0 for unicast or unknown. A next hop
-/// tells local ones by its scope, and a gateway makes it unicast. What is
-/// received for a neighbour of ours may be for all of them.
+/// What the route tells, but for its type.
 #[inline(always)]
-fn route_type(flow: &Flow, hop: Object, device: Object, gateway_family: u8) -> u8 {
+fn describe(key: &mut HitKey, destination: u32, table: u32, hop: Object) {
+    key.destination = address4(destination);
+    key.table = table;
+    key.ifindex = load(hop, &OFF_NHC_OIF);
+    key.prefix_len = PREFIX_UNKNOWN;
+    match load(hop, &OFF_NHC_GW_FAMILY) {
+        AF_INET => key.gateway = address4(load(hop, &OFF_NHC_GW)),
+        AF_INET6 => {
+            key.gateway = load_address6(hop, &OFF_NHC_GW);
+            key.flags = HIT_GATEWAY6;
+        }
+        _ => {}
+    }
+}
+
+/// The route's type as far as its next hop tells it, which tells local ones by its
+/// scope, and by a gateway that it is unicast; else 0.
+#[inline(always)]
+fn hop_type(hop: Object) -> u8 {
     if load::<u8>(hop, &OFF_NHC_SCOPE) == SCOPE_NOWHERE {
-        return route_type::LOCAL;
+        route_type::LOCAL
+    } else if load::<u8>(hop, &OFF_NHC_GW_FAMILY) != 0 {
+        route_type::UNICAST
+    } else {
+        0
     }
-    if gateway_family != 0 {
-        return route_type::UNICAST;
-    }
-    // The last two bits of a broadcast address are equal, since a subnet that has
-    // one is no smaller.
-    let last = u32::from_be(flow.destination) & 3;
-    if flow.iif != LOOPBACK && (last == 3 || last == 0) && is_broadcast(device, flow.destination) {
-        return route_type::BROADCAST;
-    }
-    0
 }
 
 /// Whether `destination` is a broadcast address on the link of `device`: one that
 /// was given with an address, or the last of its subnet.
 /// (`fib_add_ifaddr()`)
 /// <https://github.com/torvalds/linux/blob/v6.18/net/ipv4/fib_frontend.c>
-#[inline(always)]
+#[inline(never)]
 fn is_broadcast(device: Object, destination: u32) -> bool {
     if device.is_null() {
         return false;
