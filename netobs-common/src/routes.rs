@@ -89,7 +89,7 @@ pub const FIELDS_NETNS: [Field; 3] = [
 ];
 
 /// What the program for IPv4 tables reads.
-pub const FIELDS_IPV4: [Field; 21] = [
+pub const FIELDS_IPV4: [Field; 22] = [
     field("OFF_FL4_OIF", "flowi4", "__fl_common.flowic_oif"),
     field("OFF_FL4_IIF", "flowi4", "__fl_common.flowic_iif"),
     field("OFF_FL4_PROTO", "flowi4", "__fl_common.flowic_proto"),
@@ -108,6 +108,7 @@ pub const FIELDS_IPV4: [Field; 21] = [
         optional: true,
         ..field("OFF_NET_DISSECT", "net", "ipv4.fib_rules_require_fldissect")
     },
+    known("OFF_NET_ADDRESSES", "net", "ipv4.dev_addr_genid"),
     field("OFF_DEV_IN", "net_device", "ip_ptr"),
     field("OFF_IN_ADDRESSES", "in_device", "ifa_list"),
     field("OFF_IFA_NEXT", "in_ifaddr", "ifa_next"),
@@ -420,6 +421,23 @@ pub struct FlowNote {
     pub failure: FailureKey,
 }
 
+/// A destination on the link of a device that is no broadcast address there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostNote {
+    /// Cookie of the device's namespace.
+    pub cookie: u64,
+    /// Its address.
+    pub device: u64,
+    /// The destination.
+    pub destination: u32,
+    /// The kernel's count of changes of addresses in that namespace.
+    pub addresses: u32,
+}
+
+/// Destinations that are remembered.
+pub const HOST_NOTES: usize = 32;
+
 /// ARP requests that are remembered: a driver may hand over several at once.
 pub const ARP_NOTES: usize = 4;
 /// Flows that are remembered: a packet that comes in may interrupt the lookup of a
@@ -458,6 +476,8 @@ pub struct Work {
     pub input_counted: u32,
     /// By family, for each has its program; then by a hash of the flow's address.
     pub flows: [[FlowNote; FLOW_NOTES]; FAMILIES],
+    /// By a hash of the destination.
+    pub hosts: [HostNote; HOST_NOTES],
 }
 
 /// [`FlowNote::state`]: nothing was counted.
@@ -498,5 +518,5 @@ const _: () = {
     assert!(size_of::<ArpNote>() == 16);
     assert!(size_of::<FlowNote>() == 120);
     assert!(size_of::<Tally>() == 40);
-    assert!(size_of::<Work>() == 16 + 64 + 6 * 8 + 16 + 2 * 4 * 120);
+    assert!(size_of::<Work>() == 16 + 64 + 6 * 8 + 16 + 2 * 4 * 120 + 32 * 24);
 };

@@ -369,7 +369,7 @@ fn bpftool_alone_reads_the_same_numbers() -> anyhow::Result<()> {
         Ok(all.as_array().cloned().unwrap_or_default())
     };
     let meta = dump("NETOBS_META")?.remove(0)["formatted"]["value"].clone();
-    assert_eq!(meta["abi"], 3, "{meta}");
+    assert_eq!(meta["abi"], 4, "{meta}");
     let cpus = count(&meta, "cpus");
     let counters = dump("NETOBS_COUNTERS")?;
     let names = dump("NETOBS_NETNS")?;

@@ -8,8 +8,8 @@
 use aya_ebpf::programs::BtfTracePointContext;
 use netobs_common::routes::{
     ABSENT, CLASS_BLACKHOLE, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_UNREACHABLE, FAMILY_IPV4,
-    FailureKey, FlowNote, HIT_GATEWAY6, HIT_IMPLICIT, HitKey, ORIGIN_FORWARD, ORIGIN_INPUT,
-    ORIGIN_OUTPUT, PREFIX_UNKNOWN, STATE_HIT, Work,
+    FailureKey, FlowNote, HIT_GATEWAY6, HIT_IMPLICIT, HOST_NOTES, HitKey, HostNote, ORIGIN_FORWARD,
+    ORIGIN_INPUT, ORIGIN_OUTPUT, PREFIX_UNKNOWN, STATE_HIT, Work,
 };
 
 use crate::{
@@ -132,12 +132,14 @@ fn received(work: &mut Work, flow: &Flow, table: u32, hop: Object, error: i32) {
     if asked_by_arp {
         return;
     }
-    let note =
-        account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
     if error == 0 {
-        work.input_counted = routed(note, flow, table, hop);
+        if !hop.is_null() {
+            work.input_counted = 1 + routed(work, flow, table, hop);
+        }
         return;
     }
+    let note =
+        account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
     // Without a route it is dropped, and counted there: the drop tells its namespace.
     let goes_on = error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT;
     if !goes_on || note.state == STATE_HIT {
@@ -227,27 +229,25 @@ fn found(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) {
     });
 }
 
-/// A route was found for a received packet; gives what [`Work::input_counted`] is to
-/// be.
+/// A route was found for a received packet; gives its origin.
 #[inline(always)]
-fn routed(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) -> u32 {
-    if hop.is_null() {
-        return 0;
-    }
+fn routed(work: &mut Work, flow: &Flow, table: u32, hop: Object) -> u32 {
     let device: Object = load(hop, &OFF_NHC_DEV);
     let cookie = cookie_of(device);
-    let again = account::take_back::<FAMILY_IPV4>(note, cookie);
     let mut kind = hop_type(hop);
     // What is received for a neighbour of ours may be for all of them. The last two
     // bits of a broadcast address are equal, since a subnet that has one is no smaller.
     let last = u32::from_be(flow.destination) & 3;
-    if kind == 0 && (last == 3 || last == 0) && is_broadcast(device, flow.destination) {
+    if kind == 0 && (last == 3 || last == 0) && is_for_all(work, device, cookie, flow.destination) {
         kind = route_type::BROADCAST;
     }
     let origin = match kind {
         route_type::LOCAL | route_type::BROADCAST => ORIGIN_INPUT,
         _ => ORIGIN_FORWARD,
     };
+    let note =
+        account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
+    let again = account::take_back::<FAMILY_IPV4>(note, cookie);
     account::hit::<FAMILY_IPV4>(note, cookie, origin, |key| {
         describe(key, flow.destination, table, hop);
         key.route_type = kind;
@@ -255,7 +255,7 @@ fn routed(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) -> u32 {
     if origin == ORIGIN_FORWARD && !again {
         behalf::forwarded(cookie, flow.iif, FAMILY_IPV4, address4(flow.source));
     }
-    origin + 1
+    origin
 }
 
 /// What the route tells, but for its type.
@@ -286,6 +286,42 @@ fn hop_type(hop: Object) -> u8 {
     } else {
         0
     }
+}
+
+/// Whether `destination` is a broadcast address on the link of `device`, which is in
+/// the namespace `cookie`. What was found holds until addresses of the namespace
+/// change: the kernel counts that, after it has told everybody of the change.
+/// (`fib_inetaddr_event()`)
+/// <https://github.com/torvalds/linux/blob/v6.18/net/ipv4/fib_frontend.c>
+#[inline(always)]
+fn is_for_all(work: &mut Work, device: Object, cookie: u64, destination: u32) -> bool {
+    if OFF_NET_ADDRESSES.load() == ABSENT || cookie == 0 {
+        return is_broadcast(device, destination);
+    }
+    let net: Object = load(device, &OFF_DEV_NET);
+    let addresses: u32 = load(net, &OFF_NET_ADDRESSES);
+    // Neighbours differ in their last byte.
+    let hash = u64::from(u32::from_be(destination)) >> 1;
+    let at = account::within::<{ HOST_NOTES as i32 - 1 }>(hash);
+    // SAFETY: the index is within the array, and the verifier checks the same.
+    let note = unsafe { &mut *(&raw mut work.hosts).cast::<HostNote>().add(at) };
+    if note.destination == destination
+        && note.addresses == addresses
+        && note.cookie == cookie
+        && note.device == device as u64
+    {
+        return false;
+    }
+    let is = is_broadcast(device, destination);
+    if !is {
+        *note = HostNote {
+            cookie,
+            device: device as u64,
+            destination,
+            addresses,
+        };
+    }
+    is
 }
 
 /// Whether `destination` is a broadcast address on the link of `device`: one that
