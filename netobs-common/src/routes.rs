@@ -415,7 +415,11 @@ pub struct FlowNote {
     pub table: u32,
     /// `STATE_*`: what was counted for it.
     pub state: u32,
-    /// The route that it met.
+    /// The namespace that it was counted for.
+    pub cookie: u64,
+    /// The origin.
+    pub origin: u64,
+    /// The route that it met, where routes are counted.
     pub hit: HitKey,
     /// How it failed.
     pub failure: FailureKey,
@@ -444,7 +448,8 @@ pub const ARP_NOTES: usize = 4;
 /// local sender.
 pub const FLOW_NOTES: usize = 4;
 
-/// What is under way on this CPU. User space has no use for it.
+/// What is under way on this CPU. User space has no use for it. What every packet
+/// needs is in front, close together.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -452,11 +457,7 @@ pub struct Work {
     pub received: u64,
     /// A pointer on its way to becoming a number.
     pub number: u64,
-    /// ARP requests, the oldest one next to be replaced.
-    pub arp: [ArpNote; ARP_NOTES],
-    /// Where the next one goes.
-    pub arp_next: u64,
-    /// [`received`](Self::received) when the last one came.
+    /// [`received`](Self::received) when the last ARP request came.
     pub arp_at: u64,
     /// The flow that ARP is looking up.
     pub arp_flow: u64,
@@ -478,6 +479,10 @@ pub struct Work {
     pub flows: [[FlowNote; FLOW_NOTES]; FAMILIES],
     /// By a hash of the destination.
     pub hosts: [HostNote; HOST_NOTES],
+    /// ARP requests, the oldest one next to be replaced.
+    pub arp: [ArpNote; ARP_NOTES],
+    /// Where the next one goes.
+    pub arp_next: u64,
 }
 
 /// [`FlowNote::state`]: nothing was counted.
@@ -516,7 +521,7 @@ const _: () = {
     assert!(offset_of!(Behalf, count) == 0);
     assert!(size_of::<Astray>() == 32);
     assert!(size_of::<ArpNote>() == 16);
-    assert!(size_of::<FlowNote>() == 120);
+    assert!(size_of::<FlowNote>() == 136);
     assert!(size_of::<Tally>() == 40);
-    assert!(size_of::<Work>() == 16 + 64 + 6 * 8 + 16 + 2 * 4 * 120 + 32 * 24);
+    assert!(size_of::<Work>() == 7 * 8 + 16 + 2 * 4 * 136 + 32 * 24 + 64 + 8);
 };

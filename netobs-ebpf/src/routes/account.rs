@@ -168,6 +168,7 @@ fn decision<const FAMILY: u32>(cookie: u64, origin: u32, amount: u64) {
 }
 
 /// The same where the namespace has no tally: it gets one, unless another has its place.
+#[cold]
 #[inline(never)]
 fn first_decision(cookie: u64, family: u32, origin: u32, amount: u64) {
     if !shared_decision(cookie, family, origin, amount) {
@@ -211,6 +212,7 @@ fn shared_decision(cookie: u64, family: u32, origin: u32, amount: u64) -> bool {
 }
 
 /// Counts a failure of the namespace in `key`.
+#[cold]
 #[inline(never)]
 fn failed(key: &FailureKey, amount: u64) {
     // SAFETY: only addresses are taken, of what is within the arrays.
@@ -251,6 +253,7 @@ fn route_hit(key: &HitKey, amount: u64) {
     }
 }
 
+#[cold]
 #[inline(never)]
 fn first_hit(key: &HitKey, amount: u64) {
     let _ = maps::NETOBS_HITS.insert(key, 0, BPF_NOEXIST.into());
@@ -274,12 +277,20 @@ pub fn hit<const FAMILY: u32>(
     origin: u32,
     describe: impl FnOnce(&mut HitKey),
 ) {
-    decision::<FAMILY>(cookie, origin, 1);
-    note.state = STATE_HIT;
+    counted::<FAMILY>(note, STATE_HIT, cookie, origin);
     note_hit::<FAMILY>(note, cookie, origin, describe);
 }
 
-/// The key is made where it stays: it is large.
+/// Counts a decision, and notes for whom.
+#[inline(always)]
+fn counted<const FAMILY: u32>(note: &mut FlowNote, state: u32, cookie: u64, origin: u32) {
+    decision::<FAMILY>(cookie, origin, 1);
+    note.state = state;
+    note.cookie = cookie;
+    note.origin = origin.into();
+}
+
+/// Counts a hit. The key is made where it stays: it is large.
 #[inline(always)]
 fn note_hit<const FAMILY: u32>(
     note: &mut FlowNote,
@@ -287,26 +298,26 @@ fn note_hit<const FAMILY: u32>(
     origin: u32,
     describe: impl FnOnce(&mut HitKey),
 ) {
+    if !in_detail() {
+        return;
+    }
     let key = &mut note.hit;
-    if in_detail() {
-        *key = HitKey::default();
-    }
-    key.cookie = cookie;
-    key.family = FAMILY as u8;
-    key.origin = origin as u8;
-    if in_detail() {
-        describe(key);
-        route_hit(key, 1);
-    }
+    *key = HitKey {
+        cookie,
+        family: FAMILY as u8,
+        origin: origin as u8,
+        ..HitKey::default()
+    };
+    describe(key);
+    route_hit(key, 1);
 }
 
 /// A decision failed.
 #[inline(always)]
 pub fn failure<const FAMILY: u32>(note: &mut FlowNote, key: &FailureKey) {
-    decision::<FAMILY>(key.cookie, key.origin.into(), 1);
-    failed(key, 1);
-    note.state = STATE_FAILED;
+    counted::<FAMILY>(note, STATE_FAILED, key.cookie, key.origin.into());
     note.failure = *key;
+    failed(key, 1);
 }
 
 /// A decision failed by a route that rejects: a hit of that route, which `describe`
@@ -347,16 +358,13 @@ pub fn take_back<const FAMILY: u32>(note: &mut FlowNote, cookie: u64) -> bool {
     note.state != STATE_OPEN && take_back_counted::<FAMILY>(note, cookie)
 }
 
+#[cold]
 #[inline(never)]
 fn take_back_counted<const FAMILY: u32>(note: &mut FlowNote, cookie: u64) -> bool {
     const BACK: u64 = u64::MAX;
     let state = note.state;
     note.state = STATE_OPEN;
-    let (counted, origin) = if state == STATE_HIT {
-        (note.hit.cookie, note.hit.origin)
-    } else {
-        (note.failure.cookie, note.failure.origin)
-    };
+    let (counted, origin) = (note.cookie, note.origin as u32);
     // A decision stays in its namespace: this was another.
     if cookie != 0 && counted != 0 && counted != cookie {
         return false;
@@ -367,6 +375,6 @@ fn take_back_counted<const FAMILY: u32>(note: &mut FlowNote, cookie: u64) -> boo
     if state != STATE_HIT {
         failed(&note.failure, BACK);
     }
-    decision::<FAMILY>(counted, origin.into(), BACK);
-    u32::from(origin) == ORIGIN_FORWARD
+    decision::<FAMILY>(counted, origin, BACK);
+    origin == ORIGIN_FORWARD
 }

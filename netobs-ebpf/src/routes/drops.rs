@@ -57,6 +57,7 @@ pub fn received(ctx: &BtfTracePointContext) {
     }
 }
 
+#[cold]
 #[inline(never)]
 fn arp(work: &mut Work, data: u64, protocol: u16) {
     let mut data = data;
