@@ -18,6 +18,9 @@ pub mod names {
     /// Hash: [`BehalfKey`](super::BehalfKey) to [`Behalf`](super::Behalf). User space
     /// makes the entries.
     pub const MAP_BEHALF: &str = "NETOBS_BEHALF";
+    /// Array: [`behalf_index`](super::behalf_index) to
+    /// [`BehalfTally`](super::BehalfTally).
+    pub const MAP_BEHALF_TALLIES: &str = "NETOBS_BEHALF_T";
     /// Per-CPU array with the one [`Work`](super::Work) record.
     pub const MAP_WORK: &str = "NETOBS_WORK";
     /// Per-CPU array with the one [`Astray`](super::Astray) record.
@@ -277,9 +280,7 @@ pub const fn tallies(cpus: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn tally_index(cpu: u32, family: u32, cookie: u64) -> u32 {
-    // Cookies are numbers in a row, CPU by CPU: spread by the golden ratio.
-    let place = cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TALLIES.ilog2());
-    (cpu * FAMILIES as u32 + family) * TALLIES + place as u32
+    (cpu * FAMILIES as u32 + family) * TALLIES + spread(cookie, TALLIES)
 }
 
 /// The family that the tally at `index` is of.
@@ -385,6 +386,43 @@ pub struct Behalf {
     pub count: u64,
     /// Cookie of the namespace that has the address, 0 for unknown.
     pub owner: u64,
+}
+
+/// What one CPU has counted for a source; what was looked up for it is the sum of
+/// these and of its [`Behalf`]. An entry is nobody's where the interface is 0; for the
+/// rest see [`Tally`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BehalfTally {
+    /// Whose it is.
+    pub key: BehalfKey,
+    /// Decisions.
+    pub count: u64,
+}
+
+/// Entries for each CPU and family.
+pub const BEHALF_TALLIES: u32 = 512;
+
+/// How many there are on `cpus` CPUs.
+#[must_use]
+pub const fn behalf_tallies(cpus: u32) -> u32 {
+    cpus * FAMILIES as u32 * BEHALF_TALLIES
+}
+
+/// Where `cpu` has the tally of a source, the address of which is `source` in two
+/// words, behind the interface `ifindex`, unless it is another's.
+#[inline(always)]
+#[must_use]
+pub const fn behalf_index(cpu: u32, family: u32, source: [u64; 2], ifindex: u32) -> u32 {
+    let all = source[0] ^ source[1].rotate_left(32) ^ (ifindex as u64).rotate_left(48);
+    (cpu * FAMILIES as u32 + family) * BEHALF_TALLIES + spread(all, BEHALF_TALLIES)
+}
+
+/// One of `places`, a power of two, by the golden ratio: for numbers in a row, which
+/// cookies and addresses often are, most are others.
+#[inline(always)]
+const fn spread(number: u64, places: u32) -> u32 {
+    (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - places.ilog2())) as u32
 }
 
 /// An ARP request whose lookup may be yet to come.
@@ -519,6 +557,8 @@ const _: () = {
     assert!(size_of::<BehalfKey>() == 24);
     assert!(size_of::<Behalf>() == 16);
     assert!(offset_of!(Behalf, count) == 0);
+    assert!(size_of::<BehalfTally>() == 32);
+    assert!(offset_of!(BehalfTally, count) == 24);
     assert!(size_of::<Astray>() == 32);
     assert!(size_of::<ArpNote>() == 16);
     assert!(size_of::<FlowNote>() == 136);

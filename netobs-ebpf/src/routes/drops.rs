@@ -147,7 +147,7 @@ pub fn dropped(ctx: &BtfTracePointContext) {
     };
     if counted == 0 && origin == ORIGIN_FORWARD && !device.is_null() {
         let ifindex = load(device, &OFF_DEV_IFINDEX);
-        behalf::forwarded(cookie, ifindex, FAMILY_IPV4, address4(source));
+        behalf::dropped(cookie, ifindex, FAMILY_IPV4, address4(source));
     }
     if counted == 0 && kind != 0 {
         let hit = rejecting(cookie, destination, 0, origin, kind);

@@ -253,7 +253,7 @@ fn routed(work: &mut Work, flow: &Flow, table: u32, hop: Object) -> u32 {
         key.route_type = kind;
     });
     if origin == ORIGIN_FORWARD && !again {
-        behalf::forwarded(cookie, flow.iif, FAMILY_IPV4, address4(flow.source));
+        behalf::forwarded::<FAMILY_IPV4>(cookie, flow.iif, address4(flow.source));
     }
     origin
 }

@@ -80,7 +80,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
     };
     if origin == ORIGIN_FORWARD && !again {
         let source = load_address6(flow, &OFF_FL6_SADDR);
-        behalf::forwarded(cookie, iif, FAMILY_IPV6, source);
+        behalf::forwarded::<FAMILY_IPV6>(cookie, iif, source);
     }
     let describe = |key: &mut HitKey| {
         let route: Object = load(result, &OFF_RES6_F6I);

@@ -8,7 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netobs_common::routes::{
-    Astray, Behalf, BehalfKey, FailureKey, HitKey, Lookups, Sender, Tally, Work, tally_index,
+    Astray, Behalf, BehalfKey, BehalfTally, FailureKey, HitKey, Lookups, Sender, Tally, Work,
+    behalf_index, tally_index,
 };
 
 /// Memory as entries come: most machines have few.
@@ -34,6 +35,9 @@ pub static NETOBS_SENDERS: LruHashMap<u32, Sender, 1> = LruHashMap::new();
 
 #[btf_map]
 pub static NETOBS_BEHALF: HashMap<BehalfKey, Behalf, 1, GROW> = HashMap::new();
+
+#[btf_map]
+static NETOBS_BEHALF_T: Array<BehalfTally, 1, BPF_F_MMAPABLE> = Array::new();
 
 #[btf_map]
 static NETOBS_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
@@ -65,4 +69,12 @@ pub fn tally(family: u32, cookie: u64) -> Option<*mut Tally> {
 #[inline(always)]
 pub fn astray() -> Option<*mut Astray> {
     NETOBS_ASTRAY.get_ptr_mut(0)
+}
+
+/// Where this CPU may have a tally of what is forwarded for `source`.
+#[inline(always)]
+pub fn behalf_tally(family: u32, source: [u64; 2], ifindex: u32) -> Option<*mut BehalfTally> {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    NETOBS_BEHALF_T.get_ptr_mut(behalf_index(cpu, family, source, ifindex))
 }

@@ -18,9 +18,9 @@ use aya::{
 };
 use log::debug;
 use netobs_common::routes::{
-    ABSENT, Astray, Behalf, BehalfKey, DROP_REASONS, FAMILY_FORMER, FIELDS_CALL, FIELDS_DROP,
-    FIELDS_IPV4, FIELDS_IPV6, FIELDS_RECEIVE, FailureKey, Field, HitKey, Lookups, Sender, Tally,
-    Work, names, tallies,
+    ABSENT, Astray, Behalf, BehalfKey, BehalfTally, DROP_REASONS, FAMILY_FORMER, FIELDS_CALL,
+    FIELDS_DROP, FIELDS_IPV4, FIELDS_IPV6, FIELDS_RECEIVE, FailureKey, Field, HitKey, Lookups,
+    Sender, Tally, Work, behalf_tallies, names, tallies,
 };
 
 use super::{
@@ -29,7 +29,7 @@ use super::{
     pins::{self, Part},
     raw_links,
     raw_maps::{self, Bytes},
-    tallies::TallyMemory,
+    tallies::{BehalfMemory, TallyMemory},
 };
 use crate::{
     model::{
@@ -126,7 +126,8 @@ const CONNECT_PROGRAMS: [&str; 2] = [names::PROG_CONNECT4, names::PROG_CONNECT6]
 const SENDMSG_PROGRAMS: [&str; 2] = [names::PROG_SENDMSG4, names::PROG_SENDMSG6];
 
 /// Sizes of keys and values of all maps. Those of tables are read as a whole.
-const MAPS: [(&str, usize, usize); 8] = [
+const MAPS: [(&str, usize, usize); 9] = [
+    (names::MAP_BEHALF_TALLIES, 4, size_of::<BehalfTally>()),
     (names::MAP_TALLIES, 4, size_of::<Tally>()),
     (names::MAP_LOOKUPS, 8, size_of::<Lookups>()),
     (names::MAP_HITS, size_of::<HitKey>(), 8),
@@ -162,6 +163,7 @@ pub struct LookupPrograms {
     hits: MapData,
     failures: MapData,
     behalf: MapData,
+    behalf_tallies: BehalfMemory,
     astray: PerCpuArray<MapData, Bits<Astray>>,
     cpus: usize,
     settings: Settings,
@@ -257,6 +259,7 @@ impl LookupPrograms {
             hits: open(names::MAP_HITS)?,
             failures: open(names::MAP_FAILURES)?,
             behalf: open(names::MAP_BEHALF)?,
+            behalf_tallies: behalf_memory(Map::from_map_data(open(names::MAP_BEHALF_TALLIES)?)?)?,
             astray: Map::from_map_data(open(names::MAP_ASTRAY)?)?.try_into()?,
             cpus: cpus()? as usize,
             running: Running::Pinned(part.clone()),
@@ -333,6 +336,7 @@ impl LookupPrograms {
             hits: data(take(names::MAP_HITS)?)?,
             failures: data(take(names::MAP_FAILURES)?)?,
             behalf: data(take(names::MAP_BEHALF)?)?,
+            behalf_tallies: behalf_memory(take(names::MAP_BEHALF_TALLIES)?)?,
             astray: take(names::MAP_ASTRAY)?.try_into()?,
             cpus: cpus()? as usize,
             running: Running::Here(ebpf),
@@ -411,7 +415,9 @@ impl LookupPrograms {
     /// Where the kernel refuses.
     pub fn behalf(&self) -> anyhow::Result<HashMap<BehalfKey, Behalf>> {
         let entries = raw_maps::entries(&self.behalf, 1).context("read who was forwarded for")?;
-        Ok(single(entries))
+        let mut all = single(entries);
+        self.behalf_tallies.add_to(&mut all);
+        Ok(all)
     }
 
     /// Counts what is forwarded for `key`, which is the `owner`'s, from now on.
@@ -441,6 +447,7 @@ impl LookupPrograms {
     /// Counts it no longer.
     pub fn unfollow(&self, key: BehalfKey) {
         delete(&self.behalf, &key);
+        self.behalf_tallies.give_back(&key);
     }
 
     /// Forgets namespaces that have ended.
@@ -577,6 +584,10 @@ fn reads_calls(offsets: &BTreeMap<&'static str, u32>) -> bool {
     FIELDS_CALL.iter().all(known)
 }
 
+fn behalf_memory(map: Map) -> anyhow::Result<BehalfMemory> {
+    BehalfMemory::new(map, cpus()?).context("map the tallies into memory")
+}
+
 fn tally_memory(map: Map) -> anyhow::Result<TallyMemory> {
     TallyMemory::new(map, cpus()?).context("map the tallies into memory")
 }
@@ -599,6 +610,7 @@ fn make_maps(
         .override_global(names::GLOBAL_DETAIL, &detail, true)
         .override_global(names::GLOBAL_CALLS, &calls, true)
         .map_max_entries(names::MAP_TALLIES, tallies(cpus()?))
+        .map_max_entries(names::MAP_BEHALF_TALLIES, behalf_tallies(cpus()?))
         .map_max_entries(names::MAP_LOOKUPS, settings.namespaces)
         .map_max_entries(names::MAP_HITS, of_use(detail, settings.destinations))
         .map_max_entries(names::MAP_FAILURES, of_use(detail, settings.failures))

@@ -48,7 +48,7 @@ const NEW: &str = "-new";
 const NAMED: usize = 5;
 
 /// Everything that a netobs of this version pins by name.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     names::MAP_SLOTS,
     names::MAP_SLOTS_FAR,
     names::MAP_COUNTERS,
@@ -65,6 +65,7 @@ const NAMES: [&str; 26] = [
     routes::names::MAP_FAILURES,
     routes::names::MAP_SENDERS,
     routes::names::MAP_BEHALF,
+    routes::names::MAP_BEHALF_TALLIES,
     routes::names::MAP_WORK,
     routes::names::MAP_ASTRAY,
     routes::names::PROG_IPV4,
