@@ -26,7 +26,6 @@ pub fn forwarded<const FAMILY: u32>(cookie: u64, ifindex: u32, source: [u8; 16])
 
 /// The same for a source without a tally, which it gets if user space knows it and no
 /// other has its place.
-#[cold]
 #[inline(never)]
 fn first_forwarded(family: u32, ifindex: u32, source: u64, rest: u64) {
     let source = [source, rest];

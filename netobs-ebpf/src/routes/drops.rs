@@ -57,7 +57,6 @@ pub fn received(ctx: &BtfTracePointContext) {
     }
 }
 
-#[cold]
 #[inline(never)]
 fn arp(work: &mut Work, data: u64, protocol: u16) {
     let mut data = data;

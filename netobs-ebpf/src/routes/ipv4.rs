@@ -328,7 +328,6 @@ fn is_for_all(work: &mut Work, device: Object, cookie: u64, destination: u32) ->
 /// was given with an address, or the last of its subnet.
 /// (`fib_add_ifaddr()`)
 /// <https://github.com/torvalds/linux/blob/v6.18/net/ipv4/fib_frontend.c>
-#[cold]
 #[inline(never)]
 fn is_broadcast(device: Object, destination: u32) -> bool {
     if device.is_null() {
@@ -358,7 +357,6 @@ fn is_broadcast(device: Object, destination: u32) -> bool {
 }
 
 /// A local sender's lookup found nothing, or a route that rejects.
-#[cold]
 #[inline(never)]
 fn not_found(note: &mut FlowNote, flow: Object, table: u32, error: i32) {
     let destination: u32 = load(flow, &OFF_FL4_DADDR);

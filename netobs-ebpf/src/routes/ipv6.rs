@@ -82,19 +82,26 @@ pub fn visit(ctx: &BtfTracePointContext) {
         let source = load_address6(flow, &OFF_FL6_SADDR);
         behalf::forwarded::<FAMILY_IPV6>(cookie, iif, source);
     }
-    let describe = |key: &mut HitKey| {
-        let route: Object = load(result, &OFF_RES6_F6I);
-        key.destination = load_address6(route, &OFF_F6I_ADDR);
-        key.table = table;
-        key.route_type = kind;
-        key.prefix_len = load::<u32>(route, &OFF_F6I_LEN) as u8;
-        (key.gateway, key.flags, key.ifindex) = next_hop(load(result, &OFF_RES6_NH));
-    };
     match class {
-        SUCCESS => account::hit::<FAMILY_IPV6>(note, cookie, origin, describe),
+        SUCCESS => account::hit::<FAMILY_IPV6>(note, cookie, origin, |key| {
+            describe(key, result, table, kind);
+        }),
         CLASS_NO_ROUTE => account::failure::<FAMILY_IPV6>(note, &failure(class)),
-        class => account::rejected::<FAMILY_IPV6>(note, &failure(class), describe),
+        class => account::rejected::<FAMILY_IPV6>(note, &failure(class), |key| {
+            describe(key, result, table, kind);
+        }),
     }
+}
+
+/// What the route tells.
+#[inline(always)]
+fn describe(key: &mut HitKey, result: Object, table: u32, kind: u8) {
+    let route: Object = load(result, &OFF_RES6_F6I);
+    key.destination = load_address6(route, &OFF_F6I_ADDR);
+    key.table = table;
+    key.route_type = kind;
+    key.prefix_len = load::<u32>(route, &OFF_F6I_LEN) as u8;
+    (key.gateway, key.flags, key.ifindex) = next_hop(load(result, &OFF_RES6_NH));
 }
 
 #[inline(always)]

@@ -13,8 +13,9 @@ use aya::{
     maps::{Map, MapData, PerCpuArray},
     programs::{
         BtfTracePoint, CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramInfo as KernelInfo,
-        links::FdLink,
+        ProgramType, links::FdLink,
     },
+    sys::{BpfHelper, is_helper_supported},
 };
 use log::debug;
 use netobs_common::routes::{
@@ -279,7 +280,8 @@ impl LookupPrograms {
         let (usable, offsets) = usable(&types, &mut doubts);
         let reasons = types.drop_reasons();
         drop(types);
-        let mut ebpf = make_maps(settings, part, &offsets, &reasons)?;
+        let reads_calls = reads_calls(&offsets);
+        let mut ebpf = make_maps(settings, part, &offsets, reads_calls, &reasons)?;
         let btf = Btf::from_sys_fs().context("read the kernel's types")?;
         let mut attached = HashSet::new();
         let mut reason = None;
@@ -312,7 +314,7 @@ impl LookupPrograms {
                 end(part, feature.program)?;
             }
         }
-        if ipv4 && let Err(error) = attach_senders(&mut ebpf, reads_calls(&offsets), part) {
+        if ipv4 && let Err(error) = attach_senders(&mut ebpf, reads_calls, part) {
             whole = false;
             if let Some(part) = part {
                 CONNECT_PROGRAMS
@@ -321,7 +323,12 @@ impl LookupPrograms {
                     .try_for_each(|name| end(part, name))?;
             }
             doubts.push(limited(format!(
-                "failed IPv4 lookups of local senders are unattributed: {}",
+                "failed IPv4 lookups of {} are unattributed: {}",
+                if reads_calls {
+                    "connect()"
+                } else {
+                    "local senders"
+                },
                 crate::error::Chain(&error)
             )));
         }
@@ -581,7 +588,12 @@ fn usable(
 /// Whether the programs can tell by the system call whose a failed lookup is.
 fn reads_calls(offsets: &BTreeMap<&'static str, u32>) -> bool {
     let known = |field: &Field| offsets.get(field.global).is_some_and(|at| *at != ABSENT);
+    // Asked for another type of program: those for tracepoints with types have the same
+    // helpers, and cannot be asked without one.
+    // https://github.com/torvalds/linux/blob/v6.18/kernel/trace/bpf_trace.c
+    let helper = BpfHelper::BPF_FUNC_task_pt_regs;
     FIELDS_CALL.iter().all(known)
+        && is_helper_supported(ProgramType::RawTracePoint, helper).unwrap_or(false)
 }
 
 fn behalf_memory(map: Map) -> anyhow::Result<BehalfMemory> {
@@ -596,6 +608,7 @@ fn make_maps(
     settings: Settings,
     part: Option<&Part>,
     offsets: &BTreeMap<&'static str, u32>,
+    reads_calls: bool,
     reasons: &DropReasons,
 ) -> anyhow::Result<Ebpf> {
     let numbers: Vec<u32> = DROP_REASONS
@@ -603,7 +616,7 @@ fn make_maps(
         .map(|wanted| reasons.number(wanted.name).unwrap_or(ABSENT))
         .collect();
     let detail = u32::from(settings.detail);
-    let calls = u32::from(reads_calls(offsets));
+    let calls = u32::from(reads_calls);
     let mut loader = EbpfLoader::new();
     loader
         .override_global(names::GLOBAL_HOST, &settings.host, true)
