@@ -1,15 +1,20 @@
 //! Lookups that fail: which class, whose, and held against the kernel's own
 //! counters. Nothing is sent to an address that is in no namespace of the lab:
-//! local senders only connect, and what a router cannot deliver is for an address
+//! local senders only connect, or have no route, and what a router cannot deliver is for an address
 //! that exists, behind an interface that it has no route to.
 
 mod common;
 mod scene;
 
-use std::net::TcpStream;
+use std::{
+    io::IoSlice,
+    net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+};
 
 use common::{inside, quiet_pair};
 use netobs_tests::{Lab, Netns};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg};
 use scene::{Scene, fail_to_connect, failed, forwarding, grown, named, send_udp, snmp, snmp6};
 
 /// Of each route type, for a connect, for datagrams and for TCP.
@@ -214,5 +219,58 @@ fn what_cannot_be_told_is_unattributed() -> anyhow::Result<()> {
         found.is_some_and(|failure| failure["class"] == "no_route"),
         "{all:?}"
     );
+    scene.end()
+}
+
+/// By every call that sends a datagram, from sockets of both families, and by a thread
+/// that is in another namespace than its socket.
+#[test]
+fn a_failed_datagram_is_of_its_sockets_namespace() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    quiet_pair(&lab)?;
+    let mut scene = Scene::new(&lab)?;
+    let (four, six, own) = inside(&lab, &named("a"), || {
+        Ok((
+            UdpSocket::bind("0.0.0.0:0")?,
+            UdpSocket::bind("[::]:0")?,
+            UdpSocket::bind("10.9.0.1:0")?,
+        ))
+    })?;
+    let SocketAddr::V4(own) = own.local_addr()? else {
+        anyhow::bail!("not an IPv4 address");
+    };
+    let nowhere: SocketAddrV4 = "203.0.113.9:9".parse()?;
+    let calls: [(&str, u64, &dyn Fn() -> bool); 4] = [
+        ("sendto", 1, &|| four.send_to(b"netobs", nowhere).is_ok()),
+        ("sendto, IPv6", 1, &|| {
+            six.send_to(b"netobs", "[::ffff:203.0.113.9]:9").is_ok()
+        }),
+        ("sendmsg", 1, &|| {
+            let to = SockaddrIn::from(nowhere);
+            let data = [IoSlice::new(b"netobs")];
+            sendmsg(four.as_raw_fd(), &data, &[], MsgFlags::empty(), Some(&to)).is_ok()
+        }),
+        // Two that arrive, then the one that does not.
+        ("sendmmsg", 3, &|| {
+            let to = [own, own, nowhere].map(|to| Some(SockaddrIn::from(to)));
+            let data = [[IoSlice::new(b"netobs")]; 3];
+            let mut headers = MultiHeaders::preallocate(3, None);
+            let flags = MsgFlags::empty();
+            sendmmsg(four.as_raw_fd(), &mut headers, &data, to, [], flags)
+                .is_ok_and(|sent| sent.count() == 3)
+        }),
+    ];
+    for (what, lookups, call) in calls {
+        let seen = scene.counted(|| {
+            anyhow::ensure!(!call(), "{what}: sent");
+            Ok(())
+        })?;
+        let mut expected = failed("ipv4/output", "no_route", 1);
+        for key in ["/ipv4/output", "/total"] {
+            expected.insert(key.to_owned(), lookups);
+        }
+        assert_eq!(seen.of("a"), expected, "{what}");
+        assert_eq!(seen.of("host"), grown(&[]), "{what}");
+    }
     scene.end()
 }
