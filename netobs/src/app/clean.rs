@@ -36,7 +36,8 @@ pub(super) async fn run(pin_path: &Path) -> Result<(), Failure> {
         ..Unpinned::default()
     };
     let mut machine = Machine::open()?;
-    let facts = machine.look(Depth::Periodic).await?;
+    machine.look(Depth::Periodic).await?;
+    let facts = machine.facts();
     let mut removed = 0;
     let mut kept = 0;
     let mut out = std::io::stdout().lock();

@@ -311,8 +311,8 @@ async fn engine_check(config: &config::Doctor, machine: &mut Machine) -> Check {
 
 /// Interfaces that netobs would observe: how many, and who is attached to them.
 async fn chains(machine: &mut Machine, hook: Hook) -> anyhow::Result<(usize, Vec<Chain>)> {
-    let facts = machine.look(Depth::Periodic).await?;
-    let rows = build::rows(&facts, build::Options::default());
+    machine.look(Depth::Periodic).await?;
+    let rows = build::rows(machine.facts(), build::Options::default());
     let shown = rows.iter().filter(|row| row.shown);
     let interfaces: Vec<(&build::Row, &build::Interface)> = shown
         .flat_map(|row| row.interfaces.iter().map(move |interface| (row, interface)))

@@ -29,8 +29,8 @@ pub(super) async fn run(config: config::List) -> Result<(), Failure> {
     let mut machine = Machine::open()?;
     let mut engine = engine::follow(config.common.engine.clone());
     let mut warnings = first_word(&mut engine, &mut machine, ENGINE_PATIENCE).await;
-    let facts = machine.look(Depth::Periodic).await?;
-    let rows = build::rows(&facts, config.scope.options);
+    machine.look(Depth::Periodic).await?;
+    let rows = build::rows(machine.facts(), config.scope.options);
     warnings.extend(standing(&machine, &rows, &config.scope));
     let mut rows: Vec<Row> = rows
         .into_iter()

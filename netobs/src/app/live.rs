@@ -108,6 +108,12 @@ pub(super) trait Subject {
     /// Adjusts to what was found on the machine.
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine);
 
+    /// Whether another [`apply`](Self::apply) with the same would change nothing.
+    fn is_settled(&self) -> bool;
+
+    /// Does what time asks for, after a look that has found nothing new.
+    async fn tend(&mut self, machine: &Machine);
+
     /// Why nothing at all works, after the first [`apply`](Self::apply).
     fn problem(&self) -> Option<Failure>;
 
@@ -279,25 +285,29 @@ impl<S: Subject> Run<S> {
     /// Adjusts to what was heard, ahead of a look: packets do not wait until it is
     /// known whose they are.
     async fn hurry(&mut self) {
-        self.apply_known().await;
+        self.machine.recall();
+        self.apply().await;
         // And then whose they are, while there is somebody to ask.
         if self.machine.glance().await {
-            self.apply_known().await;
+            self.machine.recall();
+            self.apply().await;
         }
     }
 
-    async fn apply_known(&mut self) {
-        let facts = self.machine.known();
-        let rows = build::rows(&facts, self.scope.options);
-        self.subject.apply(&facts, rows, &self.machine).await;
+    async fn apply(&mut self) {
+        let facts = self.machine.facts();
+        let rows = build::rows(facts, self.scope.options);
+        self.standing = standing(&self.machine, &rows, &self.scope);
+        self.subject.apply(facts, rows, &self.machine).await;
     }
 
     async fn look(&mut self, depth: Depth) -> anyhow::Result<()> {
         let started = Instant::now();
-        let facts = self.machine.look(depth).await?;
-        let rows = build::rows(&facts, self.scope.options);
-        self.standing = standing(&self.machine, &rows, &self.scope);
-        self.subject.apply(&facts, rows, &self.machine).await;
+        if self.machine.look(depth).await? || !self.subject.is_settled() {
+            self.apply().await;
+        } else {
+            self.subject.tend(&self.machine).await;
+        }
         log::trace!("{depth:?} look took {:?}", started.elapsed());
         Ok(())
     }

@@ -87,6 +87,12 @@ impl Subject for Routing {
         self.observer.apply(rows, machine).await;
     }
 
+    fn is_settled(&self) -> bool {
+        self.lookups.is_settled() && self.observer.is_settled()
+    }
+
+    async fn tend(&mut self, _machine: &Machine) {}
+
     /// Tables can be shown without lookups.
     fn problem(&self) -> Option<Failure> {
         None

@@ -159,6 +159,15 @@ impl Subject for Serve {
         self.traffic.apply(facts, rows, machine).await;
     }
 
+    fn is_settled(&self) -> bool {
+        let tables = self.tables.as_ref();
+        tables.is_none_or(|tables| tables.observer.is_settled()) && self.traffic.is_settled()
+    }
+
+    async fn tend(&mut self, machine: &Machine) {
+        self.traffic.observer.tend(machine).await;
+    }
+
     fn problem(&self) -> Option<Failure> {
         self.traffic.problem()
     }

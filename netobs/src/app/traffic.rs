@@ -89,6 +89,11 @@ impl Traffic {
         self.observer.apply(rows, machine).await;
     }
 
+    /// As of [`Subject`](super::live::Subject).
+    pub(super) fn is_settled(&self) -> bool {
+        self.lookups.is_settled() && self.observer.is_settled()
+    }
+
     /// Why nothing at all works.
     pub(super) fn problem(&self) -> Option<Failure> {
         let reason = self.observer.nothing_works()?;

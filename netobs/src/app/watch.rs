@@ -64,6 +64,14 @@ impl Subject for Watch {
         self.traffic.apply(facts, rows, machine).await;
     }
 
+    fn is_settled(&self) -> bool {
+        self.traffic.is_settled()
+    }
+
+    async fn tend(&mut self, machine: &Machine) {
+        self.traffic.observer.tend(machine).await;
+    }
+
     fn problem(&self) -> Option<Failure> {
         self.traffic.problem()
     }

@@ -1,9 +1,6 @@
 //! What was found on the machine, before it means anything.
 
-use crate::model::{
-    counters::{Directions, KernelCounters},
-    sample::NsKey,
-};
+use crate::model::sample::NsKey;
 
 /// `ARPHRD_ETHER`.
 /// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if_arp.h>
@@ -40,8 +37,6 @@ pub struct Link {
     pub young: bool,
     /// Whether its other end is in our namespace.
     pub peer_here: bool,
-    /// The kernel's own counters at the time of reading.
-    pub counters: Directions<KernelCounters>,
 }
 
 impl Link {

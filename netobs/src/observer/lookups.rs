@@ -169,6 +169,12 @@ impl LookupObserver {
         }
     }
 
+    /// Whether all that was to be [followed](Self::follow) is.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.full
+    }
+
     /// Adds to `sample` what was decided in its namespaces.
     pub fn complete(&mut self, sample: &mut Sample) {
         sample.observer.backend = self.backend();

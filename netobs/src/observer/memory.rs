@@ -20,16 +20,7 @@ impl Observer {
     /// Writes down whose each slot is, and who the namespaces are, where that has
     /// changed.
     pub(super) fn write_down(&mut self) {
-        let spots: Vec<Spot> = self.observed.keys().copied().collect();
-        for spot in spots {
-            let Some(mut observed) = self.observed.remove(&spot) else {
-                continue;
-            };
-            if let Err(error) = self.describe(spot, &mut observed) {
-                debug!("owner of slot {}: {error:#}", observed.slot);
-            }
-            self.observed.insert(spot, observed);
-        }
+        self.describe_all();
         let names: Vec<(u64, Netns)> = self
             .rows
             .values()
@@ -45,8 +36,37 @@ impl Observer {
         }
     }
 
+    /// Writes down whose each slot is, where that has changed.
+    pub(super) fn describe_all(&mut self) {
+        let changed: Vec<Spot> = self
+            .observed
+            .iter()
+            .filter(|(spot, observed)| self.owner(**spot, observed) != observed.described)
+            .map(|(spot, _)| *spot)
+            .collect();
+        for spot in changed {
+            let Some(mut observed) = self.observed.remove(&spot) else {
+                continue;
+            };
+            if let Err(error) = self.describe(spot, &mut observed) {
+                debug!("owner of slot {}: {error:#}", observed.slot);
+            }
+            self.observed.insert(spot, observed);
+        }
+    }
+
     /// Writes down whose the slot of `observed` is, where that has changed.
     pub(super) fn describe(&mut self, spot: Spot, observed: &mut Observed) -> anyhow::Result<()> {
+        let owner = self.owner(spot, observed);
+        if owner != observed.described {
+            self.programs(spot.scope)?.describe(observed.slot, owner)?;
+            observed.described = owner;
+        }
+        Ok(())
+    }
+
+    /// Whose the slot of `observed` is.
+    fn owner(&self, spot: Spot, observed: &Observed) -> SlotOwner {
         let row = self.rows.get(&observed.owner);
         let (before, fast) = before(observed.baseline.as_ref());
         let own_qdisc = if self.made_qdiscs.contains(&spot) {
@@ -54,7 +74,7 @@ impl Observer {
         } else {
             0
         };
-        let owner = SlotOwner {
+        SlotOwner {
             cookie: observed.owner.cookie().unwrap_or(0),
             inode: row.and_then(|row| row.inode).unwrap_or(0),
             generation: 0,
@@ -67,12 +87,7 @@ impl Observer {
             handle: observed.attached.handle,
             detached: observed.detached,
             reserved: [0; 3],
-        };
-        if owner != observed.described {
-            self.programs(spot.scope)?.describe(observed.slot, owner)?;
-            observed.described = owner;
         }
-        Ok(())
     }
 
     /// Adds what a slot counted to what is remembered of the namespace `owner`. The

@@ -162,6 +162,8 @@ pub struct Observer {
     former: sample::Observer,
     /// Whether a series could not be kept.
     series_lost: bool,
+    /// Whether everything that was wanted last hangs where it should.
+    settled: bool,
     /// What the machine had lost before we began.
     beginning: Evidence,
 }
@@ -219,6 +221,7 @@ impl Observer {
             lags: sample::Lags::default(),
             former: sample::Observer::default(),
             series_lost: false,
+            settled: false,
             beginning: causes::baseline(),
         })
     }
@@ -359,9 +362,22 @@ impl Observer {
             }
         }
         self.write_down();
+        self.settled = self.failed.is_empty() && self.doubtful.is_empty();
         self.verify(machine).await;
         self.drop_unused();
         self.began.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether another [`apply`](Self::apply) of the same rows would change nothing.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled && self.names.are_settled()
+    }
+
+    /// Does what time asks for while nothing comes or goes.
+    pub async fn tend(&mut self, machine: &Machine) {
+        self.describe_all();
+        self.verify(machine).await;
     }
 
     /// Copies of the programs that hang nowhere any more.
@@ -583,6 +599,7 @@ impl Observer {
         let Some(observed) = self.observed.remove(&spot) else {
             return;
         };
+        self.settled = false;
         info!("no longer observing {}", observed.interface.place.name());
         let Observed {
             owner,

@@ -24,6 +24,8 @@ pub(super) struct Names {
     born: HashMap<NsKey, Option<Instant>>,
     /// Since when namespaces have had no container that had one.
     orphaned: HashMap<NsKey, Instant>,
+    /// Whether some were too young to tell, when last asked.
+    waiting: bool,
 }
 
 impl Names {
@@ -36,15 +38,23 @@ impl Names {
         before: impl Fn(NsKey) -> Option<&'a Row>,
     ) -> BTreeMap<NsKey, Row> {
         self.note_births(&rows);
+        self.waiting = false;
         let mut named = BTreeMap::new();
         for row in rows {
             let row = self.still_known(row, &before);
-            if selection.includes(&row) || (self.is_young(row.key) && selection.may_include(&row)) {
+            let young = self.is_young(row.key);
+            self.waiting |= young;
+            if selection.includes(&row) || (young && selection.may_include(&row)) {
                 named.insert(row.key, row);
             }
         }
         self.orphaned.retain(|key, _| named.contains_key(key));
         named
+    }
+
+    /// Whether time alone changes nothing of what was selected last.
+    pub(super) fn are_settled(&self) -> bool {
+        !self.waiting && self.orphaned.is_empty()
     }
 
     /// Notes which namespaces are new. Those of the first look are not: their

@@ -146,6 +146,12 @@ impl RoutingObserver {
         }
     }
 
+    /// Whether another [`apply`](Self::apply) of the same rows would change nothing.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.names.are_settled()
+    }
+
     /// Reads the tables of one namespace.
     async fn read(&mut self, key: NsKey, machine: &Machine) {
         let routes = machine.routes_in(key).await;

@@ -80,6 +80,8 @@ pub struct Machine {
     stale_ids: HashMap<i32, Instant>,
     scanned_processes: Option<Instant>,
     looked: bool,
+    /// What was found, as of the last look or the last time that somebody wanted to know.
+    facts: Facts,
     /// Files that promise a namespace and are none, since when.
     suspects: HashMap<PathBuf, Instant>,
     /// Those of them that stay so, with what is wrong.
@@ -197,6 +199,7 @@ impl Machine {
             stale_ids: HashMap::new(),
             scanned_processes: None,
             looked: false,
+            facts: Facts::default(),
             suspects: HashMap::new(),
             troubles: Vec::new(),
             blind: None,
@@ -376,32 +379,44 @@ impl Machine {
         }
     }
 
-    /// What is known without a look.
-    pub fn known(&mut self) -> Facts {
+    /// What was found.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Brings [`facts`](Self::facts) in step with what is known without a look.
+    /// `false`: they are as they were.
+    pub fn recall(&mut self) -> bool {
         self.notice_moves();
         self.settle();
         self.settle_inside();
-        self.facts()
-    }
-
-    fn facts(&self) -> Facts {
-        Facts {
-            host: HostFacts {
-                cookie: self.own_cookie,
-                inode: self.own_inode,
-                links: self.host_links.clone(),
-            },
-            namespaces: self.namespaces.values().map(|v| v.facts.clone()).collect(),
-            containers: [&self.containers[..], &self.recognised].concat(),
+        let namespaces = self.namespaces.values().map(|visited| &visited.facts);
+        let containers = self.containers.iter().chain(&self.recognised);
+        let same = self.host_links == self.facts.host.links
+            && namespaces.clone().eq(&self.facts.namespaces)
+            && containers.clone().eq(&self.facts.containers);
+        if !same {
+            self.facts = Facts {
+                host: HostFacts {
+                    cookie: self.own_cookie,
+                    inode: self.own_inode,
+                    links: self.host_links.clone(),
+                },
+                namespaces: namespaces.cloned().collect(),
+                containers: containers.cloned().collect(),
+            };
         }
+        !same
     }
 
-    /// Looks at the machine.
+    /// Looks at the machine, and brings [`facts`](Self::facts) in step. `false`: all is as
+    /// it was, troubles too.
     ///
     /// # Errors
     /// Where our own namespace cannot be read. What is wrong with another one
     /// is a fact about it.
-    pub async fn look(&mut self, depth: Depth) -> anyhow::Result<Facts> {
+    pub async fn look(&mut self, depth: Depth) -> anyhow::Result<bool> {
         let fresh = |at: Instant| self.told_of_links && at.elapsed() < RESYNC;
         if !self.links_read.is_some_and(fresh) {
             // What is told meanwhile is heard after this.
@@ -409,16 +424,15 @@ impl Machine {
             self.host_links = self.host.links().await?;
             self.links_read = Some(at);
         }
-        self.notice_moves();
         // Nothing found would look like everything gone.
-        self.blind = limits::visit().err();
+        let blind = std::mem::replace(&mut self.blind, limits::visit().err());
+        let troubles = self.troubles.clone();
         if self.blind.is_none() {
             self.find(depth).await;
         }
-        self.settle();
-        self.settle_inside();
+        let changed = self.recall();
         self.looked = true;
-        Ok(self.facts())
+        Ok(changed || self.blind != blind || self.troubles != troubles)
     }
 
     /// Notes which interfaces are new here or stand elsewhere than before.

@@ -350,7 +350,6 @@ pub(super) fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Link(index) => link.link = Some(*index),
             LinkAttribute::LinkNetNsId(id) if *id >= 0 => link.link_nsid = Some(*id),
             LinkAttribute::Controller(index) => link.master = Some(*index),
-            LinkAttribute::Stats64(stats) => link.counters = directions(stats),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
