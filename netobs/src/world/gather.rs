@@ -1,9 +1,10 @@
 //! Keeps the facts in step with the machine.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     fs::File,
     path::PathBuf,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,8 @@ use super::{
     cgroup, engine, limits,
     link_events::{Heard, LinkEvent},
     netlink::{CountersByIndex, Netlink},
-    netns, scan,
+    netns,
+    scan::{self, Found, Scan},
 };
 use crate::{
     inventory::facts::{Container, Facts, HostFacts, Link, NamespaceFacts},
@@ -27,7 +29,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// time even if nothing told of a change there.
 const STALE: Duration = Duration::from_secs(5);
 /// The same of a namespace of which netlink tells us, in case that something was missed.
-const RARELY: Duration = Duration::from_secs(60);
+const RARELY: Duration = Duration::from_secs(300);
 /// The links of our own namespace are kept in step with what netlink tells, and read again
 /// after this time, in case that something was missed.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -60,6 +62,7 @@ pub struct Machine {
     /// Containers known by a process of theirs and not by the engine's list yet.
     recognised: Vec<Container>,
     sandboxes: Vec<PathBuf>,
+    folders: scan::Folders,
     namespaces: BTreeMap<u64, Visited>,
     /// Inodes of `namespaces`.
     inodes: HashMap<NsKey, u64>,
@@ -166,8 +169,8 @@ impl Cgroups {
     }
 }
 
-/// Pairs between us and a namespace.
-type Pairs = HashSet<(u32, u32)>;
+/// Pairs between us and a namespace, in order.
+type Pairs = BTreeSet<(u32, u32)>;
 
 impl Machine {
     /// Opens what is needed to look at it.
@@ -187,6 +190,7 @@ impl Machine {
             made: VecDeque::new(),
             recognised: Vec::new(),
             sandboxes: Vec::new(),
+            folders: scan::Folders::default(),
             namespaces: BTreeMap::new(),
             inodes: HashMap::new(),
             host_links: Vec::new(),
@@ -529,15 +533,15 @@ impl Machine {
             return false;
         }
         let mut glimpsed = false;
-        for (inode, found) in self.scan(true).found {
-            let known = self.namespaces.get(&inode);
+        for (inode, found) in &self.scan(true).found {
+            let known = self.namespaces.get(inode);
             let linked = known.is_some_and(|visited| visited.facts.nsid.is_some());
-            if inode != self.own_inode
+            if *inode != self.own_inode
                 && !linked
-                && let Some(glimpse) = self.glimpse(inode, found).await
+                && let Some(glimpse) = self.glimpse(*inode, found.clone()).await
             {
                 glimpsed = true;
-                self.namespaces.insert(inode, glimpse);
+                self.namespaces.insert(*inode, glimpse);
             }
         }
         if glimpsed {
@@ -548,7 +552,7 @@ impl Machine {
     }
 
     /// What a namespace is that a pair of ours leads to; its inside is left to a look.
-    async fn glimpse(&self, inode: u64, found: scan::Found) -> Option<Visited> {
+    async fn glimpse(&self, inode: u64, found: Found) -> Option<Visited> {
         let file = netns::open(&found.path).ok()?;
         let same = netns::inode(&file).ok()? == inode;
         let nsid = self.host.nsid_of(&file).await.ok().flatten();
@@ -564,7 +568,7 @@ impl Machine {
             },
             path: found.path,
             // Others than there are: a look is due.
-            pairs: HashSet::new(),
+            pairs: Pairs::new(),
             at: Instant::now(),
             cgroups: None,
         })
@@ -605,25 +609,28 @@ impl Machine {
         if processes {
             self.scanned_processes = Some(Instant::now());
         }
-        self.suspect(scan.troubles);
+        self.suspect(&scan.troubles);
 
-        let mut found = scan.found;
         for container in &mut self.containers {
             // Another process by now, where the engine is not there to tell.
-            container.inode = (scan::started(container.pid) == container.started)
-                .then(|| scan::inode_of(container.pid))
-                .flatten();
-            if let Some(inode) = container.inode {
-                let entry = found.entry(inode).or_default();
-                if entry.path.as_os_str().is_empty() {
-                    entry.path = format!("/proc/{}/ns/net", container.pid).into();
-                }
+            if processes || container.inode.is_none() {
+                container.inode = (scan::started(container.pid) == container.started)
+                    .then(|| scan::inode_of(container.pid))
+                    .flatten();
+            }
+            if let Some(inode) = container.inode
+                && !scan.found.contains_key(&inode)
+            {
+                let path = format!("/proc/{}/ns/net", container.pid).into();
+                let found = Found {
+                    path,
+                    ..Found::default()
+                };
+                Rc::make_mut(&mut scan).found.insert(inode, found);
             }
         }
-        found.remove(&self.own_inode);
-
         self.namespaces
-            .retain(|inode, _| !processes || found.contains_key(inode));
+            .retain(|inode, _| !processes || scan.found.contains_key(inode));
 
         let mut again = None;
         let pairs = self.pairs();
@@ -632,7 +639,11 @@ impl Machine {
         let stale = self.stale(depth);
         let changed = std::mem::take(&mut self.changed);
         let changed = |nsid: Option<i32>| nsid.is_some_and(|nsid| changed.contains(&nsid));
-        for (inode, found) in found {
+        let mut looked = false;
+        for (&inode, found) in &scan.found {
+            if inode == self.own_inode {
+                continue;
+            }
             let old = self.namespaces.get(&inode);
             let look = old.is_none_or(|visited| {
                 let moved = found.process.is_some() && visited.facts.process != found.process;
@@ -646,17 +657,14 @@ impl Machine {
                     || changed(visited.facts.nsid)
                     || visited.pairs != *pairs(visited.facts.nsid)
             });
-            let process = found
-                .process
-                .clone()
-                .or_else(|| old.and_then(|visited| visited.facts.process.clone()));
             if !look && let Some(visited) = self.namespaces.get_mut(&inode) {
                 visited.facts.names.clone_from(&found.names);
                 visited.path.clone_from(&found.path);
                 continue;
             }
+            looked = true;
             let mut visit = self.visit(inode, &found.path).await;
-            let mut path = found.path;
+            let mut path = found.path.clone();
             // The process that led there has ended. An engine starts a container by
             // several, one after the other.
             if visit.is_err()
@@ -671,8 +679,9 @@ impl Machine {
             match visit {
                 Ok(mut facts) => {
                     facts.names.clone_from(&found.names);
-                    facts.process = process;
                     let old = self.namespaces.remove(&inode);
+                    let known = old.as_ref().and_then(|old| old.facts.process.clone());
+                    facts.process = found.process.clone().or(known);
                     self.namespaces.insert(
                         inode,
                         Visited {
@@ -690,7 +699,9 @@ impl Machine {
                 }
             }
         }
-        self.index();
+        if looked || self.inodes.len() != self.namespaces.len() {
+            self.index();
+        }
         self.recognise();
     }
 
@@ -712,7 +723,7 @@ impl Machine {
     }
 
     /// Whether a file leads to a namespace that nobody has looked into.
-    fn lacks_process(&self, scan: &scan::Scan) -> bool {
+    fn lacks_process(&self, scan: &Scan) -> bool {
         let mut found = scan.found.keys();
         found.any(|inode| *inode != self.own_inode && !self.namespaces.contains_key(inode))
     }
@@ -741,13 +752,18 @@ impl Machine {
         stale
     }
 
-    fn scan(&self, processes: bool) -> scan::Scan {
-        scan::Scan::new(self.sandboxes.iter().map(PathBuf::as_path), processes)
+    /// What leads to namespaces. With `processes` of those that only these keep too.
+    fn scan(&mut self, processes: bool) -> Rc<Scan> {
+        let mut scan = self.folders.scan(&self.sandboxes);
+        if processes {
+            Rc::make_mut(&mut scan).processes();
+        }
+        scan
     }
 
     /// A namespace that is being made or taken down is an ordinary file for a
     /// moment: only what stays one is worth a word.
-    fn suspect(&mut self, troubles: Vec<(PathBuf, String)>) {
+    fn suspect(&mut self, troubles: &[(PathBuf, String)]) {
         let now = Instant::now();
         self.suspects
             .retain(|path, _| troubles.iter().any(|(trouble, _)| trouble == path));
@@ -764,7 +780,7 @@ impl Machine {
                 .entry(path.clone())
                 .or_insert(first.unwrap_or(now));
             if now - *since >= SETTLE || !self.looked {
-                self.troubles.push((path, reason));
+                self.troubles.push((path.clone(), reason.clone()));
             }
         }
     }

@@ -3,10 +3,15 @@
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, DirEntry, File},
+    io,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    rc::Rc,
+    time::{Duration, Instant, SystemTime},
 };
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{netns, text};
 use crate::inventory::facts::Process;
@@ -17,6 +22,11 @@ const NAMED: &str = "/run/netns";
 const DOCKER_SANDBOXES: &str = "/run/docker/netns";
 /// Where rootless engines keep theirs: one folder per user.
 const USERS: &str = "/run/user";
+
+/// No clock of a file system is coarser.
+const COARSE: Duration = Duration::from_secs(2);
+/// Folders are looked into again after this time, in case that something was missed.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// What leads to one namespace.
 #[derive(Clone, Debug, Default)]
@@ -36,31 +46,23 @@ pub struct Scan {
     pub found: BTreeMap<u64, Found>,
     /// Files of `ip netns` that are no namespace, or may not be read.
     pub troubles: Vec<(PathBuf, String)>,
+    /// Whether there are links among the files: nobody tells where they lead later.
+    links: bool,
 }
 
 impl Scan {
-    /// Looks in the folders of `ip netns`, Docker and rootless engines, and in
-    /// `sandboxes` (folders that an engine told of). With `processes` in
-    /// /proc too, which takes the longest.
-    #[must_use]
-    pub fn new<'a>(sandboxes: impl IntoIterator<Item = &'a Path>, processes: bool) -> Self {
+    /// Looks in `folders`, the first of which is that of `ip netns`.
+    fn of(folders: &[PathBuf]) -> Self {
         let mut scan = Self::default();
-        scan.folder(Path::new(NAMED), true);
-        scan.folder(Path::new(DOCKER_SANDBOXES), false);
-        for user in entries(Path::new(USERS)) {
-            scan.folder(&user.join("netns"), false);
-        }
-        for sandbox in sandboxes {
-            scan.folder(sandbox, false);
-        }
-        if processes {
-            scan.processes();
+        for folder in folders {
+            scan.folder(folder, folder == Path::new(NAMED));
         }
         scan
     }
 
     fn folder(&mut self, folder: &Path, named: bool) {
-        for path in entries(folder) {
+        for (path, is_link) in entries(folder) {
+            self.links |= is_link;
             match netns::inode_at(&path) {
                 Ok(inode) => {
                     let found = self.found.entry(inode).or_default();
@@ -83,10 +85,12 @@ impl Scan {
         }
     }
 
-    fn processes(&mut self) {
-        let mut pids: Vec<u32> = entries(Path::new("/proc"))
-            .iter()
-            .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+    /// Looks in /proc too, which takes the longest.
+    pub fn processes(&mut self) {
+        let mut pids: Vec<u32> = fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .collect();
         pids.sort_unstable();
         for pid in pids {
@@ -106,6 +110,93 @@ impl Scan {
                 found.path = path;
             }
         }
+    }
+}
+
+/// The folders of `ip netns`, Docker and rootless engines, and others that an engine told
+/// of, with what was found in them. Looking at each file again takes long where there are
+/// many; that nothing has come or gone is known by the folders themselves and, as files
+/// that lead to namespaces are mounts, by the mounts.
+pub struct Folders {
+    mounts: Option<File>,
+    scan: Rc<Scan>,
+    /// In which state the folders were, each with its path.
+    stamps: Vec<(PathBuf, Option<Stamp>)>,
+    /// When that was; `None` where it says nothing about the next time.
+    at: Option<Instant>,
+}
+
+/// What a folder is and when something in it was made, removed or renamed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    place: (u64, u64),
+    modified: SystemTime,
+}
+
+impl Stamp {
+    fn of(folder: &Path) -> Option<Self> {
+        let metadata = fs::metadata(folder).ok()?;
+        Some(Self {
+            place: (metadata.dev(), metadata.ino()),
+            modified: metadata.modified().ok()?,
+        })
+    }
+
+    /// Whether what happens from `now` on gives another stamp: clocks of file systems
+    /// are coarse.
+    fn is_certain(&self, now: SystemTime) -> bool {
+        let age = now.duration_since(self.modified);
+        age.is_ok_and(|age| age > COARSE)
+    }
+}
+
+impl Default for Folders {
+    fn default() -> Self {
+        Self {
+            mounts: File::open("/proc/self/mountinfo").ok(),
+            scan: Rc::default(),
+            stamps: Vec::new(),
+            at: None,
+        }
+    }
+}
+
+impl Folders {
+    /// What is in the folders, `sandboxes` among them.
+    pub fn scan(&mut self, sandboxes: &[PathBuf]) -> Rc<Scan> {
+        // What happens from here on is noticed the next time.
+        let (now, mounted) = (SystemTime::now(), self.mounted());
+        let mut folders = vec![PathBuf::from(NAMED), PathBuf::from(DOCKER_SANDBOXES)];
+        folders.extend(
+            entries(Path::new(USERS))
+                .iter()
+                .map(|(user, _)| user.join("netns")),
+        );
+        folders.extend_from_slice(sandboxes);
+        let stamp = |folder: PathBuf| {
+            let stamp = Stamp::of(&folder);
+            (folder, stamp)
+        };
+        let stamps: Vec<_> = folders.iter().cloned().map(stamp).collect();
+        let known = self.at.is_some_and(|at| at.elapsed() < AGAIN);
+        if !known || mounted || stamps != self.stamps {
+            self.scan = Rc::new(Scan::of(&folders));
+            let mut all = stamps.iter().filter_map(|(_, stamp)| stamp.as_ref());
+            let certain = !self.scan.links && all.all(|stamp| stamp.is_certain(now));
+            self.at = certain.then(Instant::now);
+            self.stamps = stamps;
+        }
+        self.scan.clone()
+    }
+
+    /// Whether something was mounted or unmounted since the last call.
+    /// <https://github.com/torvalds/linux/blob/v6.18/fs/proc_namespace.c>
+    fn mounted(&self) -> bool {
+        let Some(mounts) = &self.mounts else {
+            return true;
+        };
+        let mut ready = [PollFd::new(mounts.as_fd(), PollFlags::POLLPRI)];
+        poll(&mut ready, PollTimeout::ZERO) != Ok(0)
     }
 }
 
@@ -137,12 +228,16 @@ fn comm(pid: u32) -> String {
     text::lossless(bytes.strip_suffix(b"\n").unwrap_or(&bytes))
 }
 
-/// The paths in `folder`, sorted; none where it is not there.
-fn entries(folder: &Path) -> Vec<PathBuf> {
+/// The paths in `folder`, sorted, and whether each is a link; none where it is not there.
+fn entries(folder: &Path) -> Vec<(PathBuf, bool)> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let is_link = |entry: &DirEntry| entry.file_type().is_ok_and(|kind| kind.is_symlink());
+    let mut paths: Vec<(PathBuf, bool)> = entries
+        .flatten()
+        .map(|entry| (entry.path(), is_link(&entry)))
+        .collect();
     paths.sort();
     paths
 }
