@@ -1,9 +1,8 @@
 //! What this kernel's structures look like, by its own BTF.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use anyhow::Context as _;
-use btfparse::{Integer32Value, Offset, Readable, TypeInformation, TypeVariant};
 use netobs_common::routes::{ABSENT, Field};
 
 /// Where the kernel shows its types.
@@ -14,8 +13,62 @@ const DEEPEST: u32 = 32;
 /// Types that the way to a field may lead through.
 const MOST_STEPS: u32 = 100_000;
 
-/// The types of the running kernel.
-pub struct KernelTypes(TypeInformation);
+/// `BTF_MAGIC`, and the kinds of types that are looked at.
+/// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/btf.h>
+const MAGIC: u32 = 0xeb9f;
+const STRUCT: u32 = 4;
+const UNION: u32 = 5;
+const ENUM: u32 = 6;
+const TYPEDEF: u32 = 8;
+const VOLATILE: u32 = 9;
+const CONST: u32 = 10;
+const TYPE_TAG: u32 = 18;
+
+/// The types of the running kernel, as they are in its file: there are more than a hundred
+/// thousand, and some thirty are of interest.
+pub struct KernelTypes {
+    contents: Vec<u8>,
+    /// Where each type is in `contents`, by its id less one.
+    types: Vec<usize>,
+    /// Ids of those that are structures.
+    structures: Vec<u32>,
+    /// Where the names are.
+    strings: Range<usize>,
+}
+
+/// The fixed part of a type.
+#[derive(Clone, Copy)]
+struct Type {
+    /// Where what follows it is.
+    rest: usize,
+    name: usize,
+    kind: u32,
+    /// What the kind makes of it: members have sizes of bits, or values a sign.
+    flag: bool,
+    /// How many members or values there are.
+    count: usize,
+    /// The type that it is another name of.
+    target: u32,
+}
+
+impl Type {
+    /// Bytes that follow; `None` for a kind that is not known.
+    fn rest_len(&self) -> Option<usize> {
+        Some(match self.kind {
+            // What needs no more, from pointers to tags of types.
+            2 | 7..=12 | 16 | TYPE_TAG => 0,
+            // Integers, variables, tags of declarations.
+            1 | 14 | 17 => 4,
+            // Arrays.
+            3 => 12,
+            // Structures, unions, sections, wide enumerations.
+            STRUCT | UNION | 15 | 19 => self.count * 12,
+            // Enumerations, parameters.
+            ENUM | 13 => self.count * 8,
+            _ => return None,
+        })
+    }
+}
 
 /// The kernel's reasons for dropping a packet, by number, without their common
 /// prefix.
@@ -48,19 +101,6 @@ impl DropReasons {
     }
 }
 
-/// A file that has been read.
-struct Contents(Vec<u8>);
-
-impl Readable for Contents {
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> btfparse::Result<()> {
-        let short = || btfparse::Error::new(btfparse::ErrorKind::IOError, "the file ends early");
-        let start = usize::try_from(offset).map_err(|_| short())?;
-        let end = start.checked_add(buffer.len()).ok_or_else(short)?;
-        buffer.copy_from_slice(self.0.get(start..end).ok_or_else(short)?);
-        Ok(())
-    }
-}
-
 impl KernelTypes {
     /// Reads the types at `path`, usually [`VMLINUX`].
     ///
@@ -81,9 +121,66 @@ impl KernelTypes {
     /// # Errors
     /// Where that is no BTF.
     pub fn parse(contents: Vec<u8>) -> anyhow::Result<Self> {
-        TypeInformation::new(&Contents(contents))
-            .map(Self)
-            .map_err(|error| anyhow::anyhow!("this is no BTF: {error:?}"))
+        let mut types = Self {
+            contents,
+            types: Vec::new(),
+            structures: Vec::new(),
+            strings: 0..0,
+        };
+        types.index().context("this is no BTF")?;
+        Ok(types)
+    }
+
+    /// Finds out where each type is.
+    fn index(&mut self) -> Option<()> {
+        let word = |at| Some(self.word(at)? as usize);
+        let (magic, header) = (self.word(0)? & 0xffff, word(4)?);
+        let (types, types_len) = (header.checked_add(word(8)?)?, word(12)?);
+        let strings = header.checked_add(word(16)?)?;
+        self.strings = strings..strings.checked_add(word(20)?)?;
+        self.contents.get(self.strings.clone())?;
+        let end = types.checked_add(types_len)?;
+        if magic != MAGIC || end > self.contents.len() {
+            return None;
+        }
+        let mut at = types;
+        while at < end {
+            let kind = self.at(at)?;
+            self.types.push(at);
+            if kind.kind == STRUCT {
+                self.structures.push(u32::try_from(self.types.len()).ok()?);
+            }
+            at = kind.rest.checked_add(kind.rest_len()?)?;
+        }
+        (at == end).then_some(())
+    }
+
+    fn word(&self, at: usize) -> Option<u32> {
+        let bytes = self.contents.get(at..at.checked_add(4)?)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    }
+
+    /// The type that begins there.
+    fn at(&self, at: usize) -> Option<Type> {
+        let info = self.word(at + 4)?;
+        Some(Type {
+            rest: at + 12,
+            name: self.word(at)? as usize,
+            kind: info >> 24 & 0x1f,
+            flag: info >> 31 != 0,
+            count: (info & 0xffff) as usize,
+            target: self.word(at + 8)?,
+        })
+    }
+
+    /// The type `id`; 0 is none.
+    fn get(&self, id: u32) -> Option<Type> {
+        self.at(*self.types.get((id as usize).checked_sub(1)?)?)
+    }
+
+    fn name(&self, offset: usize) -> Option<&[u8]> {
+        let from = self.contents[self.strings.clone()].get(offset..)?;
+        from.split(|byte| *byte == 0).next()
     }
 
     /// The offset of `field` in bytes; [`ABSENT`] for one that is optional.
@@ -104,74 +201,70 @@ impl KernelTypes {
             .map_or_else(missing, Ok)
     }
 
-    /// The offset of `path` (names with dots between) in the type `id`. btfparse can
-    /// tell it too, and never ends where types contain themselves.
+    /// The offset of `path` (names with dots between) in the type `id`.
     fn find(&self, id: u32, path: &str, depth: u32, steps: &mut u32) -> Option<u32> {
         let depth = depth.checked_sub(1)?;
         *steps = steps.checked_sub(1)?;
-        let members = match self.0.get().get(&id)? {
-            TypeVariant::Struct(structure) => structure.member_list(),
-            TypeVariant::Union(union) => union.member_list(),
-            TypeVariant::Typedef(other) => return self.find(*other.tid(), path, depth, steps),
-            TypeVariant::Const(other) => return self.find(*other.tid(), path, depth, steps),
-            TypeVariant::Volatile(other) => return self.find(*other.tid(), path, depth, steps),
-            TypeVariant::TypeTag(other) => return self.find(*other.tid(), path, depth, steps),
+        let outer = self.get(id)?;
+        match outer.kind {
+            STRUCT | UNION => {}
+            TYPEDEF | CONST | VOLATILE | TYPE_TAG => {
+                return self.find(outer.target, path, depth, steps);
+            }
             _ => return None,
-        };
+        }
         let (name, rest) = match path.split_once('.') {
             Some((name, rest)) => (name, Some(rest)),
             None => (path, None),
         };
-        members.iter().find_map(|member| {
-            let Offset::ByteOffset(start) = member.offset() else {
-                return None;
+        (0..outer.count).find_map(|number| {
+            let member = outer.rest + number * 12;
+            let bits = self.word(member + 8)?;
+            let (bits, width) = match outer.flag {
+                true => (bits & 0xff_ffff, bits >> 24),
+                false => (bits, 0),
             };
-            let inside = match (member.name(), rest) {
-                (None, _) => self.find(member.tid(), path, depth, steps)?,
-                (Some(found), _) if found != name => return None,
-                (Some(_), Some(rest)) => self.find(member.tid(), rest, depth, steps)?,
-                (Some(_), None) => 0,
+            // Else it is a few bits of something.
+            let start = (bits % 8 == 0 && width == 0).then_some(bits / 8)?;
+            let target = self.word(member + 4)?;
+            let inside = match (self.name(self.word(member)? as usize)?, rest) {
+                (b"", _) => self.find(target, path, depth, steps)?,
+                (found, _) if found != name.as_bytes() => return None,
+                (_, Some(rest)) => self.find(target, rest, depth, steps)?,
+                (_, None) => 0,
             };
             start.checked_add(inside)
         })
     }
 
-    /// Functions and structures may share a name, and the map of names keeps the
-    /// last of each.
+    /// Functions and structures may share a name.
     fn structure(&self, name: &str) -> Option<u32> {
-        let is_structure = |kind: &TypeVariant| matches!(kind, TypeVariant::Struct(_));
-        let usual = self.0.id_of(name)?;
-        if self.0.get().get(&usual).is_some_and(is_structure) {
-            return Some(usual);
-        }
-        self.0
-            .get()
-            .iter()
-            .find(|(id, kind)| is_structure(kind) && self.0.name_of(**id).as_deref() == Some(name))
-            .map(|(id, _)| *id)
+        let is_called = |id: &u32| {
+            let found = self.get(*id).and_then(|found| self.name(found.name));
+            found == Some(name.as_bytes())
+        };
+        self.structures.iter().copied().rfind(is_called)
     }
 
     /// The kernel's reasons for dropping a packet. None before Linux 5.17.
     #[must_use]
     pub fn drop_reasons(&self) -> DropReasons {
-        let Some(TypeVariant::Enum(reasons)) = self
-            .0
-            .id_of("skb_drop_reason")
-            .and_then(|id| self.0.from_id(id))
-        else {
-            return DropReasons::default();
+        let mut all = self.types.iter().filter_map(|at| self.at(*at));
+        let reasons = all
+            .find(|found| found.kind == ENUM && self.name(found.name) == Some(b"skb_drop_reason"));
+        let value = |(reasons, number): (Type, usize)| {
+            let at = reasons.rest + number * 8;
+            let name = str::from_utf8(self.name(self.word(at)? as usize)?).ok()?;
+            let name = name.strip_prefix("SKB_DROP_REASON_")?;
+            let value = self.word(at + 4)?;
+            // Below zero there is none.
+            let known = !reasons.flag || value <= i32::MAX.cast_unsigned();
+            known.then(|| (value, name.to_owned()))
         };
-        reasons
-            .named_value_list()
-            .iter()
-            .filter_map(|reason| {
-                let name = reason.name.strip_prefix("SKB_DROP_REASON_")?;
-                let number = match reason.value {
-                    Integer32Value::Unsigned(number) => number,
-                    Integer32Value::Signed(number) => u32::try_from(number).ok()?,
-                };
-                Some((number, name.to_owned()))
-            })
+        let values = reasons.into_iter();
+        values
+            .flat_map(|reasons| (0..reasons.count).map(move |number| (reasons, number)))
+            .filter_map(value)
             .collect()
     }
 }
@@ -180,6 +273,7 @@ impl KernelTypes {
 mod tests {
     use std::sync::LazyLock;
 
+    use btfparse::{Offset, Readable, TypeInformation};
     use netobs_common::routes::{FIELDS_DROP, FIELDS_IPV4, FIELDS_IPV6};
     use proptest::{collection::vec, prelude::*, sample::Index};
 
@@ -319,16 +413,28 @@ mod tests {
         }
     }
 
+    /// A file that has been read.
+    struct Contents(Vec<u8>);
+
+    impl Readable for Contents {
+        fn read(&self, offset: u64, buffer: &mut [u8]) -> btfparse::Result<()> {
+            let start = usize::try_from(offset).expect("a small number");
+            buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
+            Ok(())
+        }
+    }
+
     /// Another reader of the same types.
     #[test]
     fn offsets_are_those_that_btfparse_tells() {
         let types = KernelTypes::parse(kernels_own()).expect("the kernel's own types");
+        let other = TypeInformation::new(&Contents(kernels_own())).expect("the same");
         let mut known = 0;
         for field in FIELDS_IPV4.iter().chain(&FIELDS_IPV6).chain(&FIELDS_DROP) {
             let Some(id) = types.structure(field.structure) else {
                 continue;
             };
-            let told = match types.0.offset_of(id, field.path) {
+            let told = match other.offset_of(id, field.path) {
                 Ok((_, Offset::ByteOffset(offset))) => Some(offset),
                 _ => None,
             };
