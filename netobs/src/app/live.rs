@@ -24,15 +24,13 @@ use crate::{
     model::sample::Warning,
     world::{
         engine,
-        gather::{Depth, Machine},
+        gather::{Depth, Machine, PERIOD},
         link_events::{self, Heard, LinkEvent, LinkEvents},
     },
 };
 
 /// How long the first sample waits for the engine's names.
 const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
-/// Between looks for what no event tells of.
-const REFRESH: Duration = Duration::from_secs(1);
 
 /// Tells a service manager that waits for it (systemd's `Type=notify` and
 /// `WatchdogSec=`); nobody else is told.
@@ -45,7 +43,7 @@ impl Manager {
     fn new() -> Self {
         let patience = sd_notify::watchdog_enabled();
         // Twice in its time, as systemd asks for.
-        let every = patience.map_or(REFRESH, |patience| patience / 2);
+        let every = patience.map_or(PERIOD, |patience| patience / 2);
         let mut watchdog = time::interval(every.max(Duration::from_millis(1)));
         watchdog.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Self {
@@ -156,7 +154,7 @@ pub(super) async fn run<S: Subject>(
         mut events,
         hears_others,
     } = link_events::listen().context("listen to link events")?;
-    machine.is_told(hears_others);
+    machine.listens(hears_others);
     let mut engine = engine::follow(common.engine.clone());
     let warning = first_word(&mut engine, &mut machine, ENGINE_PATIENCE)
         .await
@@ -177,7 +175,7 @@ pub(super) async fn run<S: Subject>(
 
     let mut manager = Manager::new();
     Manager::tell(NotifyState::Ready);
-    let mut refresh = time::interval_at(time::Instant::now() + REFRESH, REFRESH);
+    let mut refresh = time::interval_at(time::Instant::now() + PERIOD, PERIOD);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut signalled = false;
     let result = loop {

@@ -1,8 +1,6 @@
 //! Whether the books balance: what the kernel counted and what we did, compared at
 //! rest. A difference that stands is told, with what may be behind it.
 
-use std::collections::HashMap;
-
 use log::debug;
 
 use super::{
@@ -11,10 +9,7 @@ use super::{
     oriented_difference,
 };
 use crate::{
-    model::{
-        counters::{Counters, Directions},
-        sample::Warning,
-    },
+    model::{counters::Directions, sample::Warning},
     world::gather::Machine,
 };
 
@@ -32,16 +27,12 @@ pub(super) struct Balance {
 }
 
 impl Observer {
-    /// Compares, once the counters were read into `ours`.
-    pub(super) async fn balance(
-        &mut self,
-        ours: &HashMap<Spot, Directions<Counters>>,
-        machine: &Machine,
-    ) {
+    /// Compares, once the counters were read.
+    pub(super) async fn balance(&mut self, machine: &Machine) {
         let mut standing = Vec::new();
         for (spot, observed) in &mut self.observed {
             let (Some(counters), Some(kernel), Some(before)) =
-                (ours.get(spot), &observed.kernel, &observed.baseline)
+                (&observed.counters, &observed.kernel, &observed.baseline)
             else {
                 continue;
             };
@@ -57,7 +48,15 @@ impl Observer {
                 kernel.map(|counters| counters.packets),
                 totals.map(|tally| tally.packets),
             ]);
-            let rests = now == std::mem::replace(&mut observed.balance.last, now);
+            let last = std::mem::replace(&mut observed.balance.last, now);
+            // Only the kernel has counted.
+            if let (Some([kernel, ours]), Some([old_kernel, old_ours])) = (now, last)
+                && kernel != old_kernel
+                && ours == old_ours
+            {
+                self.turns.suspect(*spot);
+            }
+            let rests = now == last;
             let told = &mut observed.balance.told;
             if difference == Directions::default() {
                 *told = None;

@@ -30,6 +30,14 @@ pub(super) fn described(interface: &Interface) -> sample::Interface {
 /// A namespace with nothing observed.
 pub(super) fn namespace(row: &Row) -> sample::Namespace {
     sample::Namespace {
+        interfaces: row.interfaces.iter().map(described).collect(),
+        ..bare(row)
+    }
+}
+
+/// A namespace without interfaces.
+pub(super) fn bare(row: &Row) -> sample::Namespace {
+    sample::Namespace {
         key: row.key,
         name: row.name.clone(),
         cookie: row.cookie,
@@ -38,7 +46,7 @@ pub(super) fn namespace(row: &Row) -> sample::Namespace {
         state: State::Up,
         reason: row.reason.clone(),
         members: row.members.clone(),
-        interfaces: row.interfaces.iter().map(described).collect(),
+        interfaces: Vec::new(),
         retired: Directions::default(),
         former: Vec::new(),
         lookups: None,

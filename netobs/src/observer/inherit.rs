@@ -162,6 +162,7 @@ impl Observer {
                 lag: None,
                 fresh: false,
                 attached_at: Instant::now(),
+                counters: None,
                 balance: Balance::default(),
             },
         );

@@ -25,7 +25,7 @@ use netobs_common::{Netns, SlotEntry, SlotOwner};
 
 use balance::Balance;
 pub use describe::listed;
-use describe::{described, namespace};
+use describe::{bare, described};
 use doubts::{doubts, own_doubts};
 pub use lookups::{LookupObserver, Wanted};
 use names::Names;
@@ -88,6 +88,8 @@ struct Observed {
     attached: Attached,
     since: SystemTime,
     baseline: Option<Directions<Baseline>>,
+    /// Ours as read last.
+    counters: Option<Directions<Counters>>,
     /// The kernel's counters as read last, namespace's directions.
     kernel: Option<Directions<KernelCounters>>,
     /// How often somebody else took our programs off.
@@ -477,6 +479,7 @@ impl Observer {
             attached: Attached::none(),
             since: SystemTime::now(),
             baseline: None,
+            counters: None,
             kernel: None,
             detached: 0,
             described: SlotOwner::default(),
@@ -680,50 +683,44 @@ impl Observer {
                 interfaces: past.ended,
                 former: past.recent,
                 retired: past.folded,
-                ..namespace(row)
+                ..bare(row)
             });
         }
     }
 
     /// Reads the kernel's counters, of `only` where given, and adjusts the
     /// baselines. Ours are read first: see [`Baseline`].
-    async fn read_kernel(
-        &mut self,
-        machine: &Machine,
-        only: Option<&HashSet<Spot>>,
-    ) -> HashMap<Spot, Directions<Counters>> {
-        let mut ours = HashMap::new();
-        for (spot, observed) in &self.observed {
-            if only.is_none_or(|only| only.contains(spot)) {
-                let programs = if spot.scope == self.host_key {
-                    Some(&self.host)
-                } else {
-                    self.inside.get(&spot.scope)
-                };
-                if let Some(programs) = programs {
-                    ours.insert(*spot, programs.counters().read(observed.slot));
-                }
-            }
-        }
-        let scopes: HashSet<NsKey> = ours.keys().map(|spot| spot.scope).collect();
+    async fn read_kernel(&mut self, machine: &Machine, only: Option<&HashSet<Spot>>) {
         let mut kernel: HashMap<NsKey, CountersByIndex> = HashMap::new();
-        for scope in scopes {
-            match machine.counters_in(scope).await {
-                Ok(counters) => {
-                    kernel.insert(scope, counters);
-                }
+        for (spot, observed) in &mut self.observed {
+            if only.is_some_and(|only| !only.contains(spot)) {
+                continue;
+            }
+            let programs = if spot.scope == self.host_key {
+                Some(&self.host)
+            } else {
+                self.inside.get(&spot.scope)
+            };
+            observed.counters = programs.map(|programs| programs.counters().read(observed.slot));
+            kernel.entry(spot.scope).or_default();
+        }
+        for (scope, counters) in &mut kernel {
+            match machine.counters_in(*scope).await {
+                Ok(read) => *counters = read,
                 Err(error) => debug!("{scope}: {error:#}"),
             }
         }
-        for (spot, counters) in &ours {
-            let Some(observed) = self.observed.get_mut(spot) else {
+        for (spot, observed) in &mut self.observed {
+            if only.is_some_and(|only| !only.contains(spot)) {
                 continue;
-            };
+            }
             let read = kernel
                 .get(&spot.scope)
                 .and_then(|counters| counters.get(&spot.ifindex))
                 .map(|counters| oriented(&observed.interface.place, *counters));
-            let Some(read) = read else { continue };
+            let (Some(read), Some(counters)) = (read, &observed.counters) else {
+                continue;
+            };
             observed.kernel = Some(read);
             let (rx, tx) = (counters.rx.total(), counters.tx.total());
             match &mut observed.baseline {
@@ -744,7 +741,6 @@ impl Observer {
                 }
             }
         }
-        ours
     }
 
     /// Reads everything.
@@ -755,8 +751,8 @@ impl Observer {
         time: SystemTime,
         mut warnings: Vec<Warning>,
     ) -> Sample {
-        let mut ours = self.read_kernel(machine, None).await;
-        self.balance(&ours, machine).await;
+        self.read_kernel(machine, None).await;
+        self.balance(machine).await;
         let mut recent: HashMap<NsKey, Vec<sample::Interface>> = self
             .past
             .iter_mut()
@@ -773,9 +769,9 @@ impl Observer {
                     .interfaces
                     .iter()
                     .chain(self.kept_by(row.key))
-                    .map(|interface| self.interface(row.key, interface, &mut ours))
+                    .map(|interface| self.interface(row.key, interface))
                     .collect(),
-                ..namespace(row)
+                ..bare(row)
             })
             .collect();
         // What the last sample showed as gone has been written by now; whoever is killed
@@ -817,19 +813,14 @@ impl Observer {
         matches!(row.key, NsKey::Nsid(_)) && row.interfaces.iter().all(doubtful)
     }
 
-    fn interface(
-        &self,
-        owner: NsKey,
-        interface: &Interface,
-        ours: &mut HashMap<Spot, Directions<Counters>>,
-    ) -> sample::Interface {
+    fn interface(&self, owner: NsKey, interface: &Interface) -> sample::Interface {
         let spot = self.spot(owner, &interface.place);
         let described = described(interface);
         match self.observed.get(&spot).filter(|o| o.owner == owner) {
             Some(observed) => sample::Interface {
                 hook: observed.attached.hook,
                 observed_since: Some(observed.since),
-                counters: ours.remove(&spot),
+                counters: observed.counters.clone(),
                 kernel: observed.kernel,
                 before_attach: observed.baseline,
                 attach_lag: observed.lag,

@@ -18,13 +18,17 @@ use crate::{
 
 /// In this time every interface is looked at.
 const VERIFY: Duration = Duration::from_secs(2);
-/// Up to so many are looked at together. Of more, each look takes a share: what waits
-/// for it does not wait for all.
+/// Up to so many are looked at together.
 const FEW: usize = 16;
+/// Of more, each look takes a share, so that each has been looked at in this time: the
+/// kernel holds a lock that all others want, too. Where it has counted and we have not
+/// is looked at first.
+const VERIFY_MANY: Duration = Duration::from_secs(10);
 
 /// Whose turn it is to be looked at.
 pub(super) struct Turns {
     next: Vec<Spot>,
+    suspects: Vec<Spot>,
     at: Instant,
 }
 
@@ -32,25 +36,36 @@ impl Default for Turns {
     fn default() -> Self {
         Self {
             next: Vec::new(),
+            suspects: Vec::new(),
             at: Instant::now(),
         }
     }
 }
 
 impl Turns {
+    /// `spot` is to be looked at soon.
+    pub(super) fn suspect(&mut self, spot: Spot) {
+        self.suspects.push(spot);
+    }
+
     /// Those of the `number` spots `all` whose turn it is.
     fn take<'a>(&mut self, number: usize, all: impl Iterator<Item = &'a Spot>) -> Vec<Spot> {
-        let elapsed = self.at.elapsed().min(VERIFY);
+        let elapsed = self.at.elapsed();
         if number <= FEW && elapsed < VERIFY {
             return Vec::new();
         }
+        let mut turn = std::mem::take(&mut self.suspects);
         self.at = Instant::now();
-        if self.next.is_empty() || number <= FEW {
+        if number <= FEW {
+            return all.copied().collect();
+        }
+        if self.next.is_empty() {
             self.next = all.copied().collect();
         }
-        let share = elapsed.as_secs_f64() / VERIFY.as_secs_f64() * number as f64;
+        let share = elapsed.div_duration_f64(VERIFY_MANY) * number as f64;
         let left = self.next.len().saturating_sub(share.ceil() as usize);
-        self.next.split_off(left)
+        turn.extend(self.next.drain(left..));
+        turn
     }
 }
 
@@ -171,8 +186,8 @@ mod tests {
     fn after(elapsed: Duration) -> Turns {
         let at = Instant::now().checked_sub(elapsed);
         Turns {
-            next: Vec::new(),
             at: at.expect("the machine runs for longer"),
+            ..Turns::default()
         }
     }
 
@@ -186,12 +201,21 @@ mod tests {
     #[test]
     fn many_take_turns_and_nobody_is_left_out() {
         let all = spots(1000);
-        let mut turns = after(VERIFY / 4);
+        let mut turns = after(VERIFY_MANY / 4);
         let mut seen = turns.take(1000, all.iter());
         assert!((250..300).contains(&seen.len()), "{}", seen.len());
-        turns.at = after(VERIFY).at;
+        turns.at = after(VERIFY_MANY).at;
         seen.extend(turns.take(1000, all.iter()));
         seen.sort_by_key(|spot| spot.ifindex);
         assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn of_many_the_suspect_go_first() {
+        let all = spots(1000);
+        let mut turns = Turns::default();
+        turns.suspect(all[7]);
+        assert_eq!(turns.take(1000, all.iter())[0], all[7]);
+        assert!(turns.take(1000, all.iter()).len() < 10);
     }
 }

@@ -22,6 +22,8 @@ use crate::{
     model::{route::Route, sample::NsKey},
 };
 
+/// Between periodic looks.
+pub const PERIOD: Duration = Duration::from_secs(1);
 /// How long an interface that appears in our namespace may be on its way
 /// into another one.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -83,6 +85,8 @@ pub struct Machine {
     stale_ids: HashMap<i32, Instant>,
     scanned_processes: Option<Instant>,
     looked: bool,
+    /// Whether something was told, or waits for another look.
+    unsettled: bool,
     /// What was found, as of the last look or the last time that somebody wanted to know.
     facts: Facts,
     /// Files that promise a namespace and are none, since when.
@@ -203,6 +207,7 @@ impl Machine {
             stale_ids: HashMap::new(),
             scanned_processes: None,
             looked: false,
+            unsettled: true,
             facts: Facts::default(),
             suspects: HashMap::new(),
             troubles: Vec::new(),
@@ -213,6 +218,7 @@ impl Machine {
     /// Takes what the engine told. `false`: nothing that was looked at has another
     /// name by it.
     pub fn take(&mut self, update: &engine::Update) -> bool {
+        self.unsettled = true;
         let mut changed = false;
         if let engine::Update::Containers(running) = update {
             changed = self.told != running.containers;
@@ -281,7 +287,7 @@ impl Machine {
 
     /// From now on [`hear`](Self::hear) is called with what netlink tells of our namespace,
     /// and of `others`.
-    pub fn is_told(&mut self, others: bool) {
+    pub fn listens(&mut self, others: bool) {
         self.told_of_links = true;
         self.told_of_others = others;
     }
@@ -289,6 +295,7 @@ impl Machine {
     /// Takes what was heard of a link of ours. `true`: packets of a namespace begin to
     /// pass here or elsewhere, and waiting for a look would take too long.
     pub fn hear(&mut self, heard: &Heard) -> bool {
+        self.unsettled = true;
         match &heard.event {
             LinkEvent::Changed { link, .. } => {
                 let old = self
@@ -421,8 +428,10 @@ impl Machine {
     /// Where our own namespace cannot be read. What is wrong with another one
     /// is a fact about it.
     pub async fn look(&mut self, depth: Depth) -> anyhow::Result<bool> {
-        let fresh = |at: Instant| self.told_of_links && at.elapsed() < RESYNC;
-        if !self.links_read.is_some_and(fresh) {
+        if depth == Depth::Periodic && self.is_quiet() {
+            return Ok(false);
+        }
+        if !self.knows_links() {
             // What is told meanwhile is heard after this.
             let at = Instant::now();
             self.host_links = self.host.links().await?;
@@ -436,7 +445,47 @@ impl Machine {
         }
         let changed = self.recall();
         self.looked = true;
+        self.unsettled |= changed || !self.unpaired.is_empty();
+        self.unsettled |= self.host_links.iter().any(|link| link.young);
+        self.unsettled |= self.containers.iter().any(|c| c.inode.is_none());
         Ok(changed || self.blind != blind || self.troubles != troubles)
+    }
+
+    /// Whether our links are in step with what netlink tells.
+    fn knows_links(&self) -> bool {
+        let fresh = |at: Instant| self.told_of_links && at.elapsed() < RESYNC;
+        self.links_read.is_some_and(fresh)
+    }
+
+    /// Whether nothing was told, has come or gone, or is due: a look would find
+    /// everything as it was.
+    fn is_quiet(&mut self) -> bool {
+        let recently = |at: Instant| at.elapsed() < STALE;
+        !self.unsettled
+            && self.knows_links()
+            && self.scanned_processes.is_some_and(recently)
+            && self.suspects.len() == self.troubles.len()
+            && self.blind.is_none()
+            && limits::visit().is_ok()
+            && self
+                .namespaces
+                .values()
+                .all(|visited| self.is_told(visited))
+            && !self.folders.differ(&self.sandboxes)
+            && self.keep_their_files(self.folders.found())
+    }
+
+    /// Whether files lead still to the namespaces that are not in `scan`.
+    fn keep_their_files(&self, scan: &Scan) -> bool {
+        let mut namespaces = self.namespaces.iter();
+        namespaces.all(|(inode, visited)| {
+            scan.found.contains_key(inode) || leads_to(&visited.path, *inode)
+        })
+    }
+
+    /// Whether netlink tells of changes in a namespace.
+    fn is_told(&self, visited: &Visited) -> bool {
+        self.told_of_others && visited.facts.nsid.is_some()
     }
 
     /// Notes which interfaces are new here or stand elsewhere than before.
@@ -590,6 +639,7 @@ impl Machine {
     /// Finds namespaces and looks into those that are new or stale.
     async fn find(&mut self, depth: Depth) {
         let strangers = self.has_strangers();
+        self.unsettled = strangers;
         let overdue = self
             .scanned_processes
             .is_none_or(|at| depth == Depth::Periodic && at.elapsed() >= STALE);
@@ -598,11 +648,7 @@ impl Machine {
         // Without a look at /proc a namespace that only processes hold was not
         // found. It is there as long as its file is; where that is gone, there
         // may be another process. One that is new is called after its process.
-        if !processes
-            && (self.namespaces.iter().any(|(inode, visited)| {
-                !scan.found.contains_key(inode) && !leads_to(&visited.path, *inode)
-            }) || self.lacks_process(&scan))
-        {
+        if !processes && (!self.keep_their_files(&scan) || self.lacks_process(&scan)) {
             processes = true;
             scan = self.scan(processes);
         }
@@ -636,7 +682,7 @@ impl Machine {
         let pairs = self.pairs();
         let none = Pairs::new();
         let pairs = |nsid: Option<i32>| nsid.and_then(|nsid| pairs.get(&nsid)).unwrap_or(&none);
-        let stale = self.stale(depth);
+        let stale = self.stale(depth, overdue);
         let changed = std::mem::take(&mut self.changed);
         let changed = |nsid: Option<i32>| nsid.is_some_and(|nsid| changed.contains(&nsid));
         let mut looked = false;
@@ -696,6 +742,7 @@ impl Machine {
                 // It ended while we looked.
                 Err(Ended) => {
                     self.namespaces.remove(&inode);
+                    self.unsettled = true;
                 }
             }
         }
@@ -736,19 +783,21 @@ impl Machine {
             .collect();
     }
 
-    /// Namespaces that were not looked into for long.
-    fn stale(&self, depth: Depth) -> HashSet<u64> {
+    /// Namespaces that were not looked into for long; those of which netlink tells
+    /// take turns when /proc is looked at (`overdue`).
+    fn stale(&self, depth: Depth, overdue: bool) -> HashSet<u64> {
         if depth == Depth::Event {
             return HashSet::new();
         }
-        let told = |visited: &Visited| self.told_of_others && visited.facts.nsid.is_some();
         let (told, untold): (Vec<_>, Vec<_>) = self
             .namespaces
             .iter()
-            .map(|(inode, visited)| (told(visited), (visited.at, *inode)))
+            .map(|(inode, visited)| (self.is_told(visited), (visited.at, *inode)))
             .partition(|(told, _)| *told);
-        let mut stale = turn(told, RARELY);
-        stale.extend(turn(untold, STALE));
+        let mut stale = turn(untold, STALE, PERIOD);
+        if overdue {
+            stale.extend(turn(told, RARELY, STALE));
+        }
         stale
     }
 
@@ -898,14 +947,15 @@ impl Machine {
     }
 }
 
-/// Those of `ages` whose turn it is, so that each has one in `time`.
-fn turn(ages: Vec<(bool, (Instant, u64))>, time: Duration) -> HashSet<u64> {
+/// Those of `ages` whose turn it is, so that each has one in `time` when there are turns
+/// `every` so often.
+fn turn(ages: Vec<(bool, (Instant, u64))>, time: Duration, every: Duration) -> HashSet<u64> {
     let mut oldest: Vec<(Instant, u64)> = ages.into_iter().map(|(_, age)| age).collect();
     if oldest.len() <= FEW {
         oldest.retain(|(at, _)| at.elapsed() >= time);
     } else {
-        // One periodic look per second makes all of them in this time.
-        let share = oldest.len().div_ceil(time.as_secs() as usize);
+        let turns = time.div_duration_f64(every);
+        let share = (oldest.len() as f64 / turns).ceil() as usize;
         oldest.sort_unstable();
         oldest.truncate(share);
     }

@@ -51,8 +51,8 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Looks in `folders`, the first of which is that of `ip netns`.
-    fn of(folders: &[PathBuf]) -> Self {
+    /// Looks in `folders`.
+    fn of<'a>(folders: impl Iterator<Item = &'a Path>) -> Self {
         let mut scan = Self::default();
         for folder in folders {
             scan.folder(folder, folder == Path::new(NAMED));
@@ -122,7 +122,7 @@ pub struct Folders {
     scan: Rc<Scan>,
     /// In which state the folders were, each with its path.
     stamps: Vec<(PathBuf, Option<Stamp>)>,
-    /// When that was; `None` where it says nothing about the next time.
+    /// When they were looked into; `None` where it says nothing about the next time.
     at: Option<Instant>,
 }
 
@@ -164,29 +164,43 @@ impl Default for Folders {
 impl Folders {
     /// What is in the folders, `sandboxes` among them.
     pub fn scan(&mut self, sandboxes: &[PathBuf]) -> Rc<Scan> {
-        // What happens from here on is noticed the next time.
-        let (now, mounted) = (SystemTime::now(), self.mounted());
-        let mut folders = vec![PathBuf::from(NAMED), PathBuf::from(DOCKER_SANDBOXES)];
-        folders.extend(
-            entries(Path::new(USERS))
-                .iter()
-                .map(|(user, _)| user.join("netns")),
-        );
-        folders.extend_from_slice(sandboxes);
-        let stamp = |folder: PathBuf| {
-            let stamp = Stamp::of(&folder);
-            (folder, stamp)
-        };
-        let stamps: Vec<_> = folders.iter().cloned().map(stamp).collect();
-        let known = self.at.is_some_and(|at| at.elapsed() < AGAIN);
-        if !known || mounted || stamps != self.stamps {
-            self.scan = Rc::new(Scan::of(&folders));
-            let mut all = stamps.iter().filter_map(|(_, stamp)| stamp.as_ref());
-            let certain = !self.scan.links && all.all(|stamp| stamp.is_certain(now));
+        if self.differ(sandboxes) {
+            let now = SystemTime::now();
+            let scan = Scan::of(self.stamps.iter().map(|(folder, _)| folder.as_path()));
+            let mut stamps = self.stamps.iter().filter_map(|(_, stamp)| stamp.as_ref());
+            let certain = !scan.links && stamps.all(|stamp| stamp.is_certain(now));
             self.at = certain.then(Instant::now);
-            self.stamps = stamps;
+            self.scan = Rc::new(scan);
         }
         self.scan.clone()
+    }
+
+    /// What was in the folders when they were last looked into.
+    #[must_use]
+    pub fn found(&self) -> &Scan {
+        &self.scan
+    }
+
+    /// Whether something else may be in the folders than what was [found](Self::found).
+    pub fn differ(&mut self, sandboxes: &[PathBuf]) -> bool {
+        // What happens from here on is noticed the next time.
+        let mounted = self.mounted();
+        let users = entries(Path::new(USERS)).into_iter();
+        let stamps: Vec<_> = [NAMED, DOCKER_SANDBOXES]
+            .into_iter()
+            .map(PathBuf::from)
+            .chain(users.map(|(user, _)| user.join("netns")))
+            .chain(sandboxes.iter().cloned())
+            .map(|folder| {
+                let stamp = Stamp::of(&folder);
+                (folder, stamp)
+            })
+            .collect();
+        if mounted || stamps != self.stamps {
+            self.at = None;
+            self.stamps = stamps;
+        }
+        self.at.is_none_or(|at| at.elapsed() >= AGAIN)
     }
 
     /// Whether something was mounted or unmounted since the last call.
