@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::{
     live::{self, Frame, Signals, Subject},
@@ -29,6 +29,8 @@ struct Watch {
     before: Option<Sample>,
     screen: Screen,
     started: bool,
+    /// Bytes of the last frame: the next one will be of about this size.
+    size: usize,
 }
 
 pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
@@ -43,6 +45,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
         before: None,
         screen: Screen::default(),
         started: false,
+        size: 0,
     };
     live::run(signals, machine, watch, &common, &scope, outlet).await
 }
@@ -113,7 +116,7 @@ impl Subject for Watch {
 
 impl Watch {
     fn draw(&mut self, view: &View<'_>) -> std::io::Result<Bytes> {
-        let mut frame = BytesMut::new().writer();
+        let mut frame = Vec::with_capacity(self.size + self.size / 16);
         match self.config.pace.format {
             Format::Json => json::sample(view, &mut frame)?,
             Format::Csv => {
@@ -129,6 +132,7 @@ impl Watch {
             }
         }
         self.started = true;
-        Ok(frame.into_inner().freeze())
+        self.size = frame.len();
+        Ok(frame.into())
     }
 }

@@ -1,9 +1,13 @@
 //! `netobs.sample/1` and `netobs.list/1`: what scripts rely on. The types here
 //! mirror the schema in `docs/`; everything inside may change without them.
 
-use std::{collections::BTreeMap, io, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    time::SystemTime,
+};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::text::harmless_json;
 use crate::model::{
@@ -51,9 +55,40 @@ pub fn list(
 }
 
 pub(super) fn line(value: &impl Serialize, out: &mut dyn io::Write) -> io::Result<()> {
-    let json = serde_json::to_string(value)?;
-    out.write_all(harmless_json(&json).as_bytes())?;
+    let mut harmless = Harmless {
+        waiting: Vec::with_capacity(2 * CHUNK),
+        out,
+    };
+    serde_json::to_writer(&mut harmless, value)?;
+    harmless.flush()?;
     out.write_all(b"\n")
+}
+
+/// Bytes that are made harmless together.
+const CHUNK: usize = 32 << 10;
+
+/// Makes JSON harmless on its way. Each piece that serde_json writes is text: it cuts
+/// strings only where it escapes something.
+struct Harmless<'a> {
+    waiting: Vec<u8>,
+    out: &'a mut dyn io::Write,
+}
+
+impl io::Write for Harmless<'_> {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        self.waiting.extend_from_slice(piece);
+        if self.waiting.len() >= CHUNK {
+            self.flush()?;
+        }
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let text = str::from_utf8(&self.waiting).map_err(io::Error::other)?;
+        self.out.write_all(harmless_json(text).as_bytes())?;
+        self.waiting.clear();
+        Ok(())
+    }
 }
 
 /// RFC 3339 in UTC with microseconds.
@@ -68,7 +103,8 @@ struct JsonSample<'a> {
     time: String,
     interval_s: f64,
     host: &'a Host,
-    namespaces: Vec<JsonNamespace<'a>>,
+    #[serde(serialize_with = "rows")]
+    namespaces: &'a [Row<'a>],
     unattributed: JsonUnattributed,
     observer: JsonObserver<'a>,
     warnings: &'a [Warning],
@@ -112,7 +148,8 @@ pub(super) struct JsonObserver<'a> {
 struct JsonNamespace<'a> {
     #[serde(flatten)]
     identity: JsonHead<'a>,
-    interfaces: Vec<JsonInterface<'a>>,
+    #[serde(serialize_with = "interfaces")]
+    interfaces: &'a [Interface],
     rx: Option<JsonCounters>,
     tx: Option<JsonCounters>,
     route_lookups: Option<JsonLookups<'a>>,
@@ -233,6 +270,15 @@ struct JsonIdentity<'a> {
     interfaces: Vec<JsonInterfaceHead<'a>>,
 }
 
+/// One at a time: there may be many, and none is needed for long.
+fn rows<S: Serializer>(rows: &[Row<'_>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(rows.iter().map(JsonNamespace::from))
+}
+
+fn interfaces<S: Serializer>(all: &[Interface], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(all.iter().map(JsonInterface::from))
+}
+
 impl<'a> From<&'a View<'a>> for JsonSample<'a> {
     fn from(view: &'a View<'a>) -> Self {
         let sample = view.sample;
@@ -241,7 +287,7 @@ impl<'a> From<&'a View<'a>> for JsonSample<'a> {
             time: timestamp(sample.time),
             interval_s: view.interval.as_secs_f64(),
             host: &sample.host,
-            namespaces: view.rows.iter().map(JsonNamespace::from).collect(),
+            namespaces: &view.rows,
             unattributed: sample.unattributed.into(),
             observer: (&sample.observer).into(),
             warnings: &sample.warnings,
@@ -253,12 +299,7 @@ impl<'a> From<&'a Row<'a>> for JsonNamespace<'a> {
     fn from(row: &'a Row<'a>) -> Self {
         Self {
             identity: row.namespace.into(),
-            interfaces: row
-                .namespace
-                .interfaces
-                .iter()
-                .map(JsonInterface::from)
-                .collect(),
+            interfaces: &row.namespace.interfaces,
             rx: row.totals.as_ref().map(|totals| (&totals.rx).into()),
             tx: row.totals.as_ref().map(|totals| (&totals.tx).into()),
             route_lookups: JsonLookups::of(row.namespace.lookups, &row.namespace.behalf),

@@ -28,7 +28,7 @@ pub fn harmless(text: &str) -> String {
 /// U+009B for the beginning of a command.
 #[must_use]
 pub fn harmless_json(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| byte.is_ascii() && byte != 0x7f) {
+    if text.is_ascii() && !text.contains('\x7f') {
         return Cow::Borrowed(text);
     }
     let mut result = String::with_capacity(text.len());
