@@ -28,6 +28,7 @@ struct Watch {
     traffic: Traffic,
     before: Option<Sample>,
     screen: Screen,
+    json: json::Lines,
     started: bool,
     /// Bytes of the last frame: the next one will be of about this size.
     size: usize,
@@ -44,6 +45,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
         traffic,
         before: None,
         screen: Screen::default(),
+        json: json::Lines::default(),
         started: false,
         size: 0,
     };
@@ -118,7 +120,7 @@ impl Watch {
     fn draw(&mut self, view: &View<'_>) -> std::io::Result<Bytes> {
         let mut frame = Vec::with_capacity(self.size + self.size / 16);
         match self.config.pace.format {
-            Format::Json => json::sample(view, &mut frame)?,
+            Format::Json => self.json.sample(view, &mut frame)?,
             Format::Csv => {
                 if !self.started {
                     csv::header(&self.config.columns, &mut frame)?;

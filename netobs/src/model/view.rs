@@ -24,6 +24,8 @@ pub struct Rate {
 pub struct Row<'a> {
     /// The namespace.
     pub namespace: &'a Namespace,
+    /// The same in the sample before, where it was there.
+    pub before: Option<&'a Namespace>,
     /// Its totals; `None` where nothing of it is observed.
     pub totals: Option<Directions<Counters>>,
     /// Per second; `None` in the first sample of a namespace, after a counter
@@ -57,7 +59,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// Compares `sample` with the one before it.
     #[must_use]
-    pub fn new(before: Option<&Sample>, sample: &'a Sample, interval: Duration) -> Self {
+    pub fn new(before: Option<&'a Sample>, sample: &'a Sample, interval: Duration) -> Self {
         let old: HashMap<_, _> = before
             .into_iter()
             .flat_map(|s| &s.namespaces)
@@ -69,18 +71,20 @@ impl<'a> View<'a> {
             .iter()
             .map(|namespace| {
                 let totals = namespace.totals();
+                let before = old.get(&namespace.key).copied();
                 let rates = elapsed
                     .filter(|_| namespace.state == State::Up)
-                    .zip(old.get(&namespace.key).and_then(|n| n.totals()))
+                    .zip(before.and_then(Namespace::totals))
                     .zip(totals.as_ref())
                     .and_then(|((elapsed, old), new)| rates(&old, new, elapsed));
                 let lookups = elapsed
                     .filter(|_| namespace.state == State::Up)
-                    .zip(old.get(&namespace.key).and_then(|n| n.lookups))
+                    .zip(before.and_then(|before| before.lookups))
                     .zip(namespace.lookups)
                     .and_then(|((elapsed, old), new)| lookup_rate(&old, &new, elapsed));
                 Row {
                     namespace,
+                    before,
                     totals,
                     rates,
                     lookups,
@@ -96,7 +100,7 @@ impl<'a> View<'a> {
     }
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
     /// Routing decisions per packet that came or went: over the time since the
     /// last sample where something did, else since the start. `None` for unknown.
     #[must_use]
@@ -114,7 +118,7 @@ impl Row<'_> {
     }
 
     /// Busiest now, then busiest ever, then by name; what is gone comes last.
-    fn rank(&self) -> impl Ord + use<> {
+    fn rank(&self) -> impl Ord + use<'a> {
         let now = self
             .rates
             .map_or(0.0, |rates| rates.rx.bytes + rates.tx.bytes);
@@ -127,7 +131,7 @@ impl Row<'_> {
             // Whole bytes are fine enough to sort by.
             Reverse(now as u64),
             Reverse(ever),
-            self.namespace.name.clone(),
+            &self.namespace.name,
             self.namespace.key,
         )
     }

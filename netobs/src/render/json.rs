@@ -2,20 +2,21 @@
 //! mirror the schema in `docs/`; everything inside may change without them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Write as _},
     time::SystemTime,
 };
 
 use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::text::harmless_json;
 use crate::model::{
     baseline::Baseline,
     counters::{Counters, Directions, Family, KernelCounters, Tally},
     lookups::{Behalf, Decisions, Failures, Lookups, Origins, Unattributed},
-    sample::{Host, Interface, Member, Namespace, Observer, Peer, Warning},
-    view::{Row, View},
+    sample::{Host, Interface, Member, Namespace, NsKey, Observer, Peer, Warning},
+    view::{LookupRate, Rate, Row, View},
 };
 
 /// Schema of `watch`.
@@ -28,7 +29,55 @@ pub const LIST: &str = "netobs.list/1";
 /// # Errors
 /// Where `out` fails.
 pub fn sample(view: &View<'_>, out: &mut dyn io::Write) -> io::Result<()> {
-    line(&JsonSample::from(view), out)
+    Lines::default().sample(view, out)
+}
+
+/// Line after line. Most namespaces are as they were a moment ago, and so is what is
+/// written of them.
+#[derive(Default)]
+pub struct Lines(HashMap<NsKey, Written>);
+
+/// What was written of a row.
+struct Written {
+    rates: Option<Directions<Rate>>,
+    lookups: Option<LookupRate>,
+    text: Box<RawValue>,
+}
+
+impl Written {
+    fn new(row: &Row<'_>) -> io::Result<Self> {
+        Ok(Self {
+            rates: row.rates,
+            lookups: row.lookups,
+            text: to_raw_value(&JsonNamespace::from(row))?,
+        })
+    }
+
+    /// Whether the same would be written of `row`, given that this was of the one before.
+    fn is_of(&self, row: &Row<'_>) -> bool {
+        self.rates == row.rates && self.lookups == row.lookups && row.before == Some(row.namespace)
+    }
+}
+
+impl Lines {
+    /// Writes `view`, which compares with the one that was written before, as one line.
+    ///
+    /// # Errors
+    /// Where `out` fails.
+    pub fn sample(&mut self, view: &View<'_>, out: &mut dyn io::Write) -> io::Result<()> {
+        let mut last = std::mem::take(&mut self.0);
+        let written = |row: &Row<'_>| {
+            let key = row.namespace.key;
+            let known = last.remove(&key).filter(|known| known.is_of(row));
+            Ok((key, known.map_or_else(|| Written::new(row), Ok)?))
+        };
+        let written: Vec<(NsKey, Written)> =
+            view.rows.iter().map(written).collect::<io::Result<_>>()?;
+        let rows = written.iter().map(|(_, written)| &*written.text);
+        line(&JsonSample::new(view, rows.collect()), out)?;
+        self.0 = written.into_iter().collect();
+        Ok(())
+    }
 }
 
 /// Writes the namespaces of `netobs list` as one line.
@@ -103,8 +152,7 @@ struct JsonSample<'a> {
     time: String,
     interval_s: f64,
     host: &'a Host,
-    #[serde(serialize_with = "rows")]
-    namespaces: &'a [Row<'a>],
+    namespaces: Vec<&'a RawValue>,
     unattributed: JsonUnattributed,
     observer: JsonObserver<'a>,
     warnings: &'a [Warning],
@@ -270,24 +318,19 @@ struct JsonIdentity<'a> {
     interfaces: Vec<JsonInterfaceHead<'a>>,
 }
 
-/// One at a time: there may be many, and none is needed for long.
-fn rows<S: Serializer>(rows: &[Row<'_>], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(rows.iter().map(JsonNamespace::from))
-}
-
 fn interfaces<S: Serializer>(all: &[Interface], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(all.iter().map(JsonInterface::from))
 }
 
-impl<'a> From<&'a View<'a>> for JsonSample<'a> {
-    fn from(view: &'a View<'a>) -> Self {
+impl<'a> JsonSample<'a> {
+    fn new(view: &'a View<'a>, namespaces: Vec<&'a RawValue>) -> Self {
         let sample = view.sample;
         Self {
             schema: SAMPLE,
             time: timestamp(sample.time),
             interval_s: view.interval.as_secs_f64(),
             host: &sample.host,
-            namespaces: &view.rows,
+            namespaces,
             unattributed: sample.unattributed.into(),
             observer: (&sample.observer).into(),
             warnings: &sample.warnings,
