@@ -52,10 +52,12 @@ impl CounterMemory {
     /// The sums of `slot` over all CPUs.
     #[must_use]
     pub fn read(&self, slot: u32) -> Directions<Counters> {
-        Directions {
-            rx: self.sum(slot, RX),
-            tx: self.sum(slot, TX),
-        }
+        let [rx, tx] = self.records(slot);
+        Directions { rx, tx }.map(|record| {
+            let mut counters = Counters::default();
+            counters.add_record(&record);
+            counters
+        })
     }
 
     /// The same as one record for each direction, RX first.
@@ -71,22 +73,6 @@ impl CounterMemory {
             }
             from_words(&sum)
         })
-    }
-
-    fn sum(&self, slot: u32, direction: u32) -> Counters {
-        let mut sum = Counters::default();
-        for cpu in 0..self.cpus {
-            sum.add_record(&self.record(record_index(slot, direction, cpu, self.cpus)));
-        }
-        sum
-    }
-
-    fn record(&self, index: u32) -> Record {
-        let mut words = [0u64; WORDS];
-        for (word, cell) in words.iter_mut().zip(self.words(index)) {
-            *word = cell.load(Ordering::Relaxed);
-        }
-        from_words(&words)
     }
 
     /// Sets all of `slot` to 0. Only for slots that no program can reach.

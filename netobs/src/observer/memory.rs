@@ -129,7 +129,7 @@ impl Observer {
 
     /// Leaves everything where it is, to be found by the next.
     pub(super) async fn leave(mut self, machine: &Machine) {
-        self.read_kernel(machine, None).await;
+        self.read_kernel(machine, None);
         self.write_down();
         self.forget_departed();
         for spot in std::mem::take(&mut self.made_qdiscs) {

@@ -51,7 +51,7 @@ use crate::{
         counters::{Counters, Directions, KernelCounters},
         sample::{self, Hook, NsKey, Sample, State, Warning},
     },
-    world::{gather::Machine, netlink::CountersByIndex, netns, rcu::Expedited},
+    world::{gather::Machine, netns, rcu::Expedited, stats::CountersByIndex},
 };
 
 /// After this time what failed is tried again.
@@ -360,7 +360,7 @@ impl Observer {
             // What passed between the readings of a pair shows in the next one, and
             // an interface may not be there for long.
             for _ in 0..READINGS {
-                self.read_kernel(machine, Some(&fresh)).await;
+                self.read_kernel(machine, Some(&fresh));
             }
         }
         self.write_down();
@@ -690,7 +690,7 @@ impl Observer {
 
     /// Reads the kernel's counters, of `only` where given, and adjusts the
     /// baselines. Ours are read first: see [`Baseline`].
-    async fn read_kernel(&mut self, machine: &Machine, only: Option<&HashSet<Spot>>) {
+    fn read_kernel(&mut self, machine: &Machine, only: Option<&HashSet<Spot>>) {
         let mut kernel: HashMap<NsKey, CountersByIndex> = HashMap::new();
         for (spot, observed) in &mut self.observed {
             if only.is_some_and(|only| !only.contains(spot)) {
@@ -705,7 +705,7 @@ impl Observer {
             kernel.entry(spot.scope).or_default();
         }
         for (scope, counters) in &mut kernel {
-            match machine.counters_in(*scope).await {
+            match machine.counters_in(*scope) {
                 Ok(read) => *counters = read,
                 Err(error) => debug!("{scope}: {error:#}"),
             }
@@ -751,7 +751,7 @@ impl Observer {
         time: SystemTime,
         mut warnings: Vec<Warning>,
     ) -> Sample {
-        self.read_kernel(machine, None).await;
+        self.read_kernel(machine, None);
         self.balance(machine).await;
         let mut recent: HashMap<NsKey, Vec<sample::Interface>> = self
             .past

@@ -13,9 +13,10 @@ use anyhow::Context as _;
 use super::{
     cgroup, engine, limits,
     link_events::{Heard, LinkEvent},
-    netlink::{CountersByIndex, Netlink},
+    netlink::Netlink,
     netns,
     scan::{self, Found, Scan},
+    stats::{self, CountersByIndex},
 };
 use crate::{
     inventory::facts::{Container, Facts, HostFacts, Link, NamespaceFacts},
@@ -939,11 +940,20 @@ impl Machine {
     ///
     /// # Errors
     /// Where it cannot be entered (any more).
-    pub async fn counters_in(&self, key: NsKey) -> anyhow::Result<CountersByIndex> {
-        if key == self.host_key() {
-            return self.host.counters().await;
-        }
-        self.netlink_in(key)?.counters().await
+    pub fn counters_in(&self, key: NsKey) -> anyhow::Result<CountersByIndex> {
+        let read = if key == self.host_key() {
+            stats::counters()
+        } else {
+            let path = self.path_of(key).context("the namespace has ended")?;
+            netns::within(&netns::open(&path)?, || {
+                let same = key
+                    .cookie()
+                    .is_none_or(|own| netns::cookie().ok() == Some(own));
+                anyhow::ensure!(same, "the namespace has ended");
+                Ok(stats::counters())
+            })??
+        };
+        read.context("read link counters")
     }
 }
 

@@ -15,4 +15,5 @@ pub mod rcu;
 pub mod route_events;
 pub mod scan;
 pub mod seccomp;
+pub mod stats;
 pub mod text;

@@ -10,14 +10,13 @@ use std::{
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, Stats64},
     nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia},
-    stats::{StatsAttribute, StatsFilterMask, StatsMessage},
     tc::{TcAttribute, TcHandle, TcMessage, TcStats2},
 };
 use rtnetlink::Handle;
@@ -28,14 +27,10 @@ use crate::{
     inventory::facts::Link,
     model::{
         causes::{Losses, Queue},
-        counters::{Directions, KernelCounters},
         neighbours::XdpMode,
         route::{Hop, Prefix, Route, RouteType},
     },
 };
-
-/// The kernel's counters by interface index.
-pub type CountersByIndex = HashMap<u32, Directions<KernelCounters>>;
 
 /// A route socket in one namespace. Dropping it closes the socket.
 pub struct Netlink {
@@ -112,36 +107,6 @@ impl Netlink {
             link.addresses = addresses.remove(&link.ifindex).unwrap_or_default();
         }
         Ok(links)
-    }
-
-    /// The kernel's counters of all interfaces, by RTM_GETSTATS: a tenth of
-    /// what a dump of the links costs.
-    ///
-    /// # Errors
-    /// Where the kernel refuses or the namespace is gone.
-    pub async fn counters(&self) -> anyhow::Result<CountersByIndex> {
-        let mut request = StatsMessage::default();
-        request.header.filter_mask = StatsFilterMask::Link64;
-        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetStats(request));
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut replies = self.handle.clone().request(message)?;
-        let mut result = HashMap::new();
-        while let Some(reply) = replies.next().await {
-            match reply.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewStats(stats)) => {
-                    for attribute in &stats.attributes {
-                        if let StatsAttribute::Link64(counters) = attribute {
-                            result.insert(stats.header.ifindex, directions(counters));
-                        }
-                    }
-                }
-                NetlinkPayload::Error(error) if error.code.is_some() => {
-                    return Err(error.to_io()).context("read link counters");
-                }
-                _ => {}
-            }
-        }
-        Ok(result)
     }
 
     /// The XDP programs on an interface, by id.
@@ -317,23 +282,6 @@ fn via(gateway: &RouteVia) -> Option<IpAddr> {
     }
 }
 
-fn directions(stats: &Stats64) -> Directions<KernelCounters> {
-    Directions {
-        rx: KernelCounters {
-            packets: stats.rx_packets,
-            bytes: stats.rx_bytes,
-            errors: stats.rx_errors,
-            dropped: stats.rx_dropped,
-        },
-        tx: KernelCounters {
-            packets: stats.tx_packets,
-            bytes: stats.tx_bytes,
-            errors: stats.tx_errors,
-            dropped: stats.tx_dropped,
-        },
-    }
-}
-
 pub(super) fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
         ifindex: message.header.index,
@@ -453,23 +401,21 @@ pub(super) fn address(message: &AddressMessage) -> Option<String> {
 pub(super) mod tests {
     use std::sync::LazyLock;
 
+    use netlink_packet_core::NLM_F_DUMP;
     use netlink_packet_route::rule::RuleMessage;
     use proptest::{collection::vec, prelude::*, sample::Index};
     use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
     use super::*;
 
-    /// What the kernel says of this machine: links, addresses, routes, rules and
-    /// counters, each message by itself.
+    /// What the kernel says of this machine: links, addresses, routes and rules, each
+    /// message by itself.
     static REAL: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-        let mut stats = StatsMessage::default();
-        stats.header.filter_mask = StatsFilterMask::Link64;
         let requests = [
             RouteNetlinkMessage::GetLink(LinkMessage::default()),
             RouteNetlinkMessage::GetAddress(AddressMessage::default()),
             RouteNetlinkMessage::GetRoute(RouteMessage::default()),
             RouteNetlinkMessage::GetRule(RuleMessage::default()),
-            RouteNetlinkMessage::GetStats(stats),
         ];
         requests.into_iter().flat_map(dumped).collect()
     });
