@@ -26,6 +26,7 @@ use crate::{
         engine,
         gather::{Depth, Machine, PERIOD},
         link_events::{self, Heard, LinkEvent, LinkEvents},
+        own_process,
     },
 };
 
@@ -169,6 +170,7 @@ pub(super) async fn run<S: Subject>(
         partial: false,
     };
     run.look(Depth::Periodic).await?;
+    own_process::release_memory();
     if let Some(problem) = run.subject.problem() {
         return Err(problem);
     }

@@ -190,12 +190,10 @@ impl LookupPrograms {
     /// # Errors
     /// Where no lookups can be observed at all, with the reason.
     pub fn start(settings: Settings, part: Option<&Part>) -> anyhow::Result<Self> {
-        let started = match part {
+        match part {
             None => Self::load(settings, None),
             Some(part) => Self::go_on(settings, part),
-        };
-        release_memory();
-        started
+        }
     }
 
     /// Takes what is pinned in `part` off: it counts no longer, what it counted stays.
@@ -684,19 +682,6 @@ fn pin(
     fs::rename(&coming, part.object(name)).with_context(context)?;
     drop(link.pin(part.link(name)).with_context(context)?);
     Ok(())
-}
-
-/// Gives back to the kernel what parsing its types took, some tens of megabytes:
-/// netobs runs for long and never needs so much again.
-fn release_memory() {
-    #[cfg(target_env = "gnu")]
-    {
-        #[expect(unsafe_code, reason = "there is no safe name for it")]
-        // SAFETY: it only returns free pages, and may be called at any time.
-        unsafe {
-            nix::libc::malloc_trim(0);
-        }
-    }
 }
 
 fn map_info(name: &str, entries: usize, capacity: u32, full: u64) -> MapInfo {

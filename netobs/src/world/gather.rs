@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use super::{
     cgroup, engine, limits,
     link_events::{Heard, LinkEvent},
-    netlink::Netlink,
+    netlink::{self, Netlink},
     netns,
     scan::{self, Found, Scan},
     stats::{self, CountersByIndex},
@@ -435,7 +435,7 @@ impl Machine {
         if !self.knows_links() {
             // What is told meanwhile is heard after this.
             let at = Instant::now();
-            self.host_links = self.host.links().await?;
+            self.host_links = netlink::links()?;
             self.links_read = Some(at);
         }
         // Nothing found would look like everything gone.
@@ -869,10 +869,9 @@ impl Machine {
             return Err(Ended);
         }
         facts.nsid = self.host.nsid_of(&file).await.ok().flatten();
-        facts.links = match Netlink::open_in(&file) {
-            Ok((netlink, cookie)) => {
+        facts.links = match Netlink::visit(&file, netlink::links) {
+            Ok((netlink, cookie, links)) => {
                 facts.cookie = cookie;
-                let links = netlink.links().await;
                 // Telling of the links has given it one.
                 let here = netlink.nsid_of(&self.own).await.ok().flatten();
                 links

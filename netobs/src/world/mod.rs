@@ -1,6 +1,7 @@
 //! What touches the machine: namespaces, netlink, /proc, container engines.
 
 pub mod cgroup;
+mod dump;
 pub mod engine;
 pub mod gather;
 pub mod limits;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -22,7 +22,7 @@ use netlink_packet_route::{
 use rtnetlink::Handle;
 use tokio::task::JoinHandle;
 
-use super::netns;
+use super::{dump, netns};
 use crate::{
     inventory::facts::Link,
     model::{
@@ -72,41 +72,23 @@ impl Netlink {
     /// # Errors
     /// Where the namespace cannot be entered.
     pub fn open_in(file: &File) -> io::Result<(Self, Option<u64>)> {
+        let (netlink, cookie, ()) = Self::visit(file, || ())?;
+        Ok((netlink, cookie))
+    }
+
+    /// The same with what `look` finds there.
+    ///
+    /// # Errors
+    /// Where the namespace cannot be entered.
+    pub fn visit<T: Send>(
+        file: &File,
+        look: impl FnOnce() -> T + Send,
+    ) -> io::Result<(Self, Option<u64>, T)> {
         let runtime = tokio::runtime::Handle::current();
         netns::within(file, || {
             let _context = runtime.enter();
-            Ok((Self::open()?, netns::cookie().ok()))
+            Ok((Self::open()?, netns::cookie().ok(), look()))
         })?
-    }
-
-    /// All interfaces with their addresses.
-    ///
-    /// # Errors
-    /// Where the kernel refuses or the namespace is gone.
-    pub async fn links(&self) -> anyhow::Result<Vec<Link>> {
-        let mut links: Vec<Link> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .map_ok(|message| link(&message))
-            .try_collect()
-            .await
-            .context("list links")?;
-        let mut addresses: HashMap<u32, Vec<String>> = HashMap::new();
-        let mut dump = self.handle.address().get().execute();
-        while let Some(message) = dump.try_next().await.context("list addresses")? {
-            if let Some(address) = address(&message) {
-                addresses
-                    .entry(message.header.index)
-                    .or_default()
-                    .push(address);
-            }
-        }
-        for link in &mut links {
-            link.addresses = addresses.remove(&link.ifindex).unwrap_or_default();
-        }
-        Ok(links)
     }
 
     /// The XDP programs on an interface, by id.
@@ -204,6 +186,51 @@ impl Netlink {
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
+}
+
+/// All interfaces of the namespace of this thread with their addresses.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn links() -> anyhow::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    each(request, |message| {
+        if let RouteNetlinkMessage::NewLink(message) = message {
+            links.push(link(&message));
+        }
+    })
+    .context("list links")?;
+    let mut addresses: HashMap<u32, Vec<String>> = HashMap::new();
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    each(request, |message| {
+        if let RouteNetlinkMessage::NewAddress(message) = message {
+            let of = addresses.entry(message.header.index).or_default();
+            of.extend(address(&message));
+        }
+    })
+    .context("list addresses")?;
+    for link in &mut links {
+        link.addresses = addresses.remove(&link.ifindex).unwrap_or_default();
+    }
+    Ok(links)
+}
+
+/// Gives each message of a dump to `take`, one at a time: of a thousand interfaces they
+/// are large.
+fn each(request: RouteNetlinkMessage, mut take: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+    let mut message = NetlinkMessage::from(request);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    dump::messages(&bytes, |bytes| {
+        match NetlinkMessage::deserialize(bytes).map(|message| message.payload) {
+            Ok(NetlinkPayload::InnerMessage(message)) => take(message),
+            Ok(_) => {}
+            Err(error) => log::debug!("a message of a dump: {error}"),
+        }
+    })
 }
 
 /// The route that a message tells of; none where it is no route of a table.
@@ -401,7 +428,6 @@ pub(super) fn address(message: &AddressMessage) -> Option<String> {
 pub(super) mod tests {
     use std::sync::LazyLock;
 
-    use netlink_packet_core::NLM_F_DUMP;
     use netlink_packet_route::rule::RuleMessage;
     use proptest::{collection::vec, prelude::*, sample::Index};
     use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -490,13 +516,6 @@ pub(super) mod tests {
                 if let Some(route) = route(found) {
                     // As the table writes it.
                     assert!(!route.prefix.to_string().is_empty());
-                }
-            }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewStats(found)) => {
-                for attribute in &found.attributes {
-                    if let StatsAttribute::Link64(counters) = attribute {
-                        directions(counters);
-                    }
                 }
             }
             _ => {}

@@ -10,6 +10,19 @@ use nix::{
 
 use crate::model::process::Process;
 
+/// Gives back to the kernel what a start took, some tens of megabytes: netobs runs for
+/// long and never needs so much again.
+pub fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "there is no safe name for it")]
+        // SAFETY: it only returns free pages, and may be called at any time.
+        unsafe {
+            nix::libc::malloc_trim(0);
+        }
+    }
+}
+
 /// Reads it.
 ///
 /// # Errors

@@ -2,20 +2,16 @@
 //! what a dump of the links costs. Read by hand, as they are read for every sample and are
 //! a few numbers at fixed places.
 
-use std::{collections::HashMap, io, os::fd::AsRawFd as _};
+use std::{collections::HashMap, io};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
-use nix::sys::socket::{MsgFlags, recv};
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 
+use super::dump::{self, HEADER, split, u16_at, u32_at};
 use crate::model::counters::{Directions, KernelCounters};
 
 /// The kernel's counters by interface index.
 pub type CountersByIndex = HashMap<u32, Directions<KernelCounters>>;
 
-/// The kernel fills no more of a buffer.
-/// <https://github.com/torvalds/linux/blob/v6.18/net/netlink/af_netlink.c>
-const DATAGRAM_BYTES: usize = 32 << 10;
 /// `RTM_NEWSTATS` and `RTM_GETSTATS`.
 /// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/rtnetlink.h>
 const NEW: u16 = 92;
@@ -24,8 +20,7 @@ const GET: u16 = 94;
 /// <https://github.com/torvalds/linux/blob/v6.18/include/uapi/linux/if_link.h>
 const LINK_64: u16 = 1;
 const LINK_64_MASK: u32 = 1;
-/// Bytes of `struct nlmsghdr`, `struct if_stats_msg` and `struct nlattr`.
-const HEADER: usize = 16;
+/// Bytes of `struct if_stats_msg` and `struct nlattr`.
 const STATS: usize = 12;
 const ATTRIBUTE: usize = 4;
 
@@ -34,17 +29,9 @@ const ATTRIBUTE: usize = 4;
 /// # Errors
 /// Where the kernel refuses.
 pub fn counters() -> io::Result<CountersByIndex> {
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(), 0)?;
     let mut counters = HashMap::new();
-    let mut buffer = vec![0; DATAGRAM_BYTES];
-    loop {
-        let len = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if take(&buffer[..len], &mut counters)? {
-            return Ok(counters);
-        }
-    }
+    dump::messages(&request(), |message| counters.extend(of_one(message)))?;
+    Ok(counters)
 }
 
 fn request() -> Vec<u8> {
@@ -61,28 +48,13 @@ fn request() -> Vec<u8> {
     .concat()
 }
 
-/// Takes what a datagram has; `true` with the last one.
-fn take(mut datagram: &[u8], counters: &mut CountersByIndex) -> io::Result<bool> {
-    while let Some((message, rest)) = split(datagram, HEADER, u32_at(datagram, 0)) {
-        match u16_at(message, 4) {
-            Some(NEW) => counters.extend(stats(&message[HEADER..])),
-            Some(NLMSG_DONE | NLMSG_ERROR) => {
-                return match u32_at(message, HEADER).map(u32::cast_signed) {
-                    Some(error) if error < 0 => Err(io::Error::from_raw_os_error(-error)),
-                    _ => Ok(true),
-                };
-            }
-            _ => {}
-        }
-        datagram = rest;
-    }
-    Ok(false)
-}
-
 /// An interface's index and counters.
-fn stats(message: &[u8]) -> Option<(u32, Directions<KernelCounters>)> {
-    let ifindex = u32_at(message, 4)?;
-    let mut attributes = message.get(STATS..)?;
+fn of_one(message: &[u8]) -> Option<(u32, Directions<KernelCounters>)> {
+    let stats = message
+        .get(HEADER..)
+        .filter(|_| u16_at(message, 4) == Some(NEW))?;
+    let ifindex = u32_at(stats, 4)?;
+    let mut attributes = stats.get(STATS..)?;
     loop {
         let len = u16_at(attributes, 0).map(u32::from);
         let (attribute, rest) = split(attributes, ATTRIBUTE, len)?;
@@ -114,23 +86,6 @@ fn directions(stats: &[u8]) -> Option<Directions<KernelCounters>> {
     })
 }
 
-/// The first `len` bytes, at least `least`, and what follows them at the next multiple of
-/// four.
-fn split(bytes: &[u8], least: usize, len: Option<u32>) -> Option<(&[u8], &[u8])> {
-    let len = len? as usize;
-    let first = bytes.get(..len).filter(|_| len >= least)?;
-    let next = len.next_multiple_of(4).min(bytes.len());
-    Some((first, &bytes[next..]))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*};
@@ -153,7 +108,8 @@ mod tests {
     #[test]
     fn each_number_is_in_its_place() {
         let mut counters = HashMap::new();
-        let last = take(&message(), &mut counters).expect("no error");
+        let mut take = |message: &[u8]| counters.extend(of_one(message));
+        let last = dump::datagram(&message(), &mut take).expect("no error");
         assert!(!last);
         let expected = |first| KernelCounters {
             packets: first,
@@ -174,7 +130,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_datagram_is_no_panic(bytes in vec(any::<u8>(), 0..300)) {
-            let _any = take(&bytes, &mut HashMap::new());
+            let _any = dump::datagram(&bytes, &mut |message| {
+                of_one(message);
+            });
         }
 
         #[test]
@@ -187,7 +145,9 @@ mod tests {
                 bytes[at] = value;
             }
             bytes.truncate(cut);
-            let _any = take(&bytes, &mut HashMap::new());
+            let _any = dump::datagram(&bytes, &mut |message| {
+                of_one(message);
+            });
         }
     }
 }
