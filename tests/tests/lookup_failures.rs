@@ -13,6 +13,7 @@ use std::{
 };
 
 use common::{inside, quiet_pair};
+use netobs::bpf::lookups::{LookupPrograms, Settings};
 use netobs_tests::{Lab, Netns};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg};
 use scene::{Scene, fail_to_connect, failed, forwarding, grown, named, send_udp, snmp, snmp6};
@@ -222,8 +223,8 @@ fn what_cannot_be_told_is_unattributed() -> anyhow::Result<()> {
     scene.end()
 }
 
-/// By every call that sends a datagram, from sockets of both families, and by a thread
-/// that is in another namespace than its socket.
+/// By every call that sends a datagram or connects, from sockets of both families, and by
+/// a thread that is in another namespace than its socket.
 #[test]
 fn a_failed_datagram_is_of_its_sockets_namespace() -> anyhow::Result<()> {
     let lab = Lab::new()?;
@@ -240,7 +241,11 @@ fn a_failed_datagram_is_of_its_sockets_namespace() -> anyhow::Result<()> {
         anyhow::bail!("not an IPv4 address");
     };
     let nowhere: SocketAddrV4 = "203.0.113.9:9".parse()?;
-    let calls: [(&str, u64, &dyn Fn() -> bool); 4] = [
+    let calls: [(&str, u64, &dyn Fn() -> bool); 6] = [
+        ("connect", 1, &|| four.connect(nowhere).is_ok()),
+        ("connect, IPv6", 1, &|| {
+            six.connect("[::ffff:203.0.113.9]:9").is_ok()
+        }),
         ("sendto", 1, &|| four.send_to(b"netobs", nowhere).is_ok()),
         ("sendto, IPv6", 1, &|| {
             six.send_to(b"netobs", "[::ffff:203.0.113.9]:9").is_ok()
@@ -262,7 +267,7 @@ fn a_failed_datagram_is_of_its_sockets_namespace() -> anyhow::Result<()> {
     ];
     for (what, lookups, call) in calls {
         let seen = scene.counted(|| {
-            anyhow::ensure!(!call(), "{what}: sent");
+            anyhow::ensure!(!call(), "{what}: succeeded");
             Ok(())
         })?;
         let mut expected = failed("ipv4/output", "no_route", 1);
@@ -273,4 +278,46 @@ fn a_failed_datagram_is_of_its_sockets_namespace() -> anyhow::Result<()> {
         assert_eq!(seen.of("host"), grown(&[]), "{what}");
     }
     scene.end()
+}
+
+/// Where the system call cannot be read, as on other architectures, programs note who is
+/// about to look a route up.
+#[test]
+fn without_system_calls_senders_are_noted() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    quiet_pair(&lab)?;
+    let a = named("a");
+    let cookie = inside(&lab, &a, || Ok(netobs::world::netns::cookie()?))?;
+    let programs = LookupPrograms::start(
+        Settings {
+            detail: false,
+            calls: false,
+            host: 0,
+            namespaces: 64,
+            destinations: 1,
+            failures: 1,
+        },
+        None,
+    )?;
+    let nowhere = "203.0.113.9:9";
+    let mut expected = 0;
+    for from in ["0.0.0.0:0", "[::]:0"] {
+        let to = match from {
+            "[::]:0" => "[::ffff:203.0.113.9]:9",
+            _ => nowhere,
+        };
+        fail_to_connect(&lab, &a, from, to)?;
+        let sent = inside(&lab, &a, || {
+            Ok(UdpSocket::bind(from)?.send_to(b"netobs", to))
+        })?;
+        assert!(sent.is_err(), "{to} can be reached");
+        expected += 2;
+        let of_a = programs.lookups()?.remove(&cookie).unwrap_or_default();
+        assert_eq!(
+            (of_a.total(), of_a.failed()),
+            (expected, expected),
+            "{from}"
+        );
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! A lookup that fails has no next hop to tell its namespace, but the socket has it,
 //! and the number of the socket is in a register. It is read only when a lookup has
 //! failed: a program that notes every sender takes several hundred nanoseconds of
-//! every datagram, most of them for the socket's lock.
+//! every datagram and every `connect()`, most of them for the socket's lock.
 //! (`BPF_CGROUP_RUN_PROG_UDP4_SENDMSG_LOCK()`)
 //! <https://github.com/torvalds/linux/blob/v6.18/include/linux/bpf-cgroup.h>
 //!
@@ -20,6 +20,7 @@ use crate::kernel::*;
 /// Of x86-64.
 /// <https://github.com/torvalds/linux/blob/v6.18/arch/x86/entry/syscalls/syscall_64.tbl>
 mod number {
+    pub const CONNECT: u64 = 42;
     pub const SENDTO: u64 = 44;
     pub const SENDMSG: u64 = 46;
     pub const SENDMMSG: u64 = 307;
@@ -38,8 +39,8 @@ const AF_INET6: u16 = 10;
 const UDP: u16 = 17;
 const UDPLITE: u16 = 136;
 
-/// The namespace of the UDP socket that the thread is sending to `destination` by, 0
-/// for unknown.
+/// The namespace of the socket that the thread is connecting, or of the UDP socket that
+/// it is sending by, to `destination`; 0 for unknown.
 #[inline(always)]
 pub fn cookie_for(destination: u32) -> u64 {
     if NETOBS_CALLS.load() == 0 {
@@ -50,7 +51,9 @@ pub fn cookie_for(destination: u32) -> u64 {
     // SAFETY: likewise.
     let registers = unsafe { bpf_task_pt_regs(task.cast_mut().cast()) } as Object;
     let second: u64 = load(registers, &OFF_REGS_SECOND);
-    let names = match load::<u64>(registers, &OFF_REGS_CALL) {
+    let call: u64 = load(registers, &OFF_REGS_CALL);
+    let names = match call {
+        number::CONNECT => is(second, destination),
         number::SENDTO => is(load(registers, &OFF_REGS_FIFTH), destination),
         number::SENDMSG => message_is(second, destination),
         number::SENDMMSG => {
@@ -69,7 +72,8 @@ pub fn cookie_for(destination: u32) -> u64 {
     if !names {
         return 0;
     }
-    socket_cookie(task, load(registers, &OFF_REGS_FIRST)).unwrap_or(0)
+    let any = call == number::CONNECT;
+    socket_cookie(task, load(registers, &OFF_REGS_FIRST), any).unwrap_or(0)
 }
 
 /// Whether the message's address is `destination`.
@@ -99,9 +103,10 @@ fn read_user<T>(address: u64) -> Option<T> {
     unsafe { bpf_probe_read_user(address as *const T) }.ok()
 }
 
-/// The namespace of the UDP socket `number` of the thread.
+/// The namespace of the socket `number` of the thread, which is one for UDP unless `any`
+/// will do.
 #[inline(always)]
-fn socket_cookie(task: Object, number: u64) -> Option<u64> {
+fn socket_cookie(task: Object, number: u64, any: bool) -> Option<u64> {
     let files: Object = load(task, &OFF_TASK_FILES);
     let table: Object = load(files, &OFF_FILES_TABLE);
     // The call takes 32 bits.
@@ -117,7 +122,7 @@ fn socket_cookie(task: Object, number: u64) -> Option<u64> {
     }
     let sk: u64 = probe_member(socket, &OFF_SOCKET_SK)?;
     let protocol: u16 = probe_member(sk, &OFF_SK_PROTOCOL)?;
-    if protocol != UDP && protocol != UDPLITE {
+    if !any && protocol != UDP && protocol != UDPLITE {
         return None;
     }
     let net: u64 = probe_member(sk, &OFF_SK_NET)?;

@@ -143,6 +143,7 @@ fn btf() -> Check {
 fn lookups() -> Check {
     let settings = Settings {
         detail: true,
+        calls: true,
         host: 0,
         namespaces: 1,
         destinations: 1,

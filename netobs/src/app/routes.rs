@@ -46,6 +46,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     let lookups = LookupObserver::start(
         Wanted::This(lookups::Settings {
             detail: true,
+            calls: true,
             host: machine.host_key().cookie().unwrap_or(0),
             namespaces: config.max_namespaces,
             destinations: config.max_destinations,

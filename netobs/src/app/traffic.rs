@@ -57,6 +57,7 @@ impl Traffic {
         let wanted = if config.lookups {
             Wanted::This(lookups::Settings {
                 detail: detail.is_some(),
+                calls: true,
                 host: host.cookie().unwrap_or(0),
                 namespaces: config.max_namespaces,
                 destinations: detail.unwrap_or(1),

@@ -73,6 +73,9 @@ plain!(HitKey, FailureKey, BehalfKey, Behalf, Lookups);
 pub struct Settings {
     /// Count per route and destination, not totals only.
     pub detail: bool,
+    /// Tell whose a failed lookup is by the system call, where the kernel allows it. Else,
+    /// and with `false`, by programs that run with every one.
+    pub calls: bool,
     /// Cookie of our own namespace, 0 for unknown.
     pub host: u64,
     /// Namespaces.
@@ -120,11 +123,14 @@ const FEATURES: [Feature; 4] = [
     },
 ];
 
-/// Socket calls that tell the namespace of lookups that fail.
-const CONNECT_PROGRAMS: [&str; 2] = [names::PROG_CONNECT4, names::PROG_CONNECT6];
-/// The same, where the system call cannot be read when a lookup has failed: these
-/// cost every sender.
-const SENDMSG_PROGRAMS: [&str; 2] = [names::PROG_SENDMSG4, names::PROG_SENDMSG6];
+/// Socket calls that tell the namespace of lookups that fail, where the system call
+/// cannot be read when that has happened: these cost every sender.
+const SENDER_PROGRAMS: [&str; 4] = [
+    names::PROG_CONNECT4,
+    names::PROG_CONNECT6,
+    names::PROG_SENDMSG4,
+    names::PROG_SENDMSG6,
+];
 
 /// Sizes of keys and values of all maps. Those of tables are read as a whole.
 const MAPS: [(&str, usize, usize); 9] = [
@@ -145,15 +151,12 @@ const MAPS: [(&str, usize, usize); 9] = [
 
 /// All programs.
 fn programs() -> impl Iterator<Item = &'static str> {
-    always().chain(SENDMSG_PROGRAMS)
+    always().chain(SENDER_PROGRAMS)
 }
 
 /// Those that run wherever everything does.
 fn always() -> impl Iterator<Item = &'static str> {
-    FEATURES
-        .iter()
-        .map(|feature| feature.program)
-        .chain(CONNECT_PROGRAMS)
+    FEATURES.iter().map(|feature| feature.program)
 }
 
 /// The programs, attached, and their maps.
@@ -278,7 +281,7 @@ impl LookupPrograms {
         let (usable, offsets) = usable(&types, &mut doubts);
         let reasons = types.drop_reasons();
         drop(types);
-        let reads_calls = reads_calls(&offsets);
+        let reads_calls = settings.calls && reads_calls(&offsets);
         let mut ebpf = make_maps(settings, part, &offsets, reads_calls, &reasons)?;
         let btf = Btf::from_sys_fs().context("read the kernel's types")?;
         let mut attached = HashSet::new();
@@ -311,26 +314,27 @@ impl LookupPrograms {
             for feature in FEATURES.iter().filter(|f| !attached.contains(f.program)) {
                 end(part, feature.program)?;
             }
-        }
-        if ipv4 && let Err(error) = attach_senders(&mut ebpf, reads_calls, part) {
-            whole = false;
-            if let Some(part) = part {
-                CONNECT_PROGRAMS
+            if reads_calls {
+                SENDER_PROGRAMS
                     .iter()
-                    .chain(&SENDMSG_PROGRAMS)
                     .try_for_each(|name| end(part, name))?;
             }
-            doubts.push(limited(format!(
-                "failed IPv4 lookups of {} are unattributed: {}",
-                if reads_calls {
-                    "connect()"
-                } else {
-                    "local senders"
-                },
-                crate::error::Chain(&error)
-            )));
         }
-        doubts.extend(cgroup_doubt().filter(|_| ipv4));
+        if ipv4 && !reads_calls {
+            if let Err(error) = attach_senders(&mut ebpf, part) {
+                whole = false;
+                if let Some(part) = part {
+                    SENDER_PROGRAMS
+                        .iter()
+                        .try_for_each(|name| end(part, name))?;
+                }
+                doubts.push(limited(format!(
+                    "failed IPv4 lookups of local senders are unattributed: {}",
+                    crate::error::Chain(&error)
+                )));
+            }
+            doubts.extend(cgroup_doubt());
+        }
         let mut take = |name| {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
@@ -790,13 +794,12 @@ fn brief(error: ProgramError) -> anyhow::Error {
     }
 }
 
-fn attach_senders(ebpf: &mut Ebpf, reads_calls: bool, part: Option<&Part>) -> anyhow::Result<()> {
+fn attach_senders(ebpf: &mut Ebpf, part: Option<&Part>) -> anyhow::Result<()> {
     let root = cgroup::root().context(
         "there is no cgroup2 file system (mount the unified hierarchy, as on /sys/fs/cgroup/unified)",
     )?;
     let cgroup = File::open(&root).with_context(|| format!("open {}", root.display()))?;
-    let sendmsg = SENDMSG_PROGRAMS.iter().filter(|_| !reads_calls);
-    for name in CONNECT_PROGRAMS.iter().chain(sendmsg) {
+    for name in SENDER_PROGRAMS {
         let program: &mut CgroupSockAddr = ebpf
             .program_mut(name)
             .with_context(|| format!("the object has no program {name}"))?

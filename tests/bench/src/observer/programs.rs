@@ -317,6 +317,7 @@ impl Observer for Lookups {
     fn start(&mut self) -> anyhow::Result<()> {
         let settings = Settings {
             detail: self.detail,
+            calls: true,
             host: 0,
             namespaces: 4096,
             destinations: 65536,
