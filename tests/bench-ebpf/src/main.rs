@@ -38,6 +38,18 @@ pub fn empty_visit(_: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Nothing, for every packet that is received.
+#[btf_tracepoint(function = "netif_receive_skb")]
+pub fn empty_receive(_: BtfTracePointContext) -> i32 {
+    0
+}
+
+/// Nothing, for every packet that is dropped.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn empty_drop(_: BtfTracePointContext) -> i32 {
+    0
+}
+
 /// A flow as its packets tell it.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub(crate) use nft::Nft;
 pub(crate) use process::{Process, Ready};
-pub(crate) use programs::{Flows, Lookups, Netobs, Pair, Visits};
+pub(crate) use programs::{Flows, Lookups, Netobs, Pair, Tracepoints};
 
 /// Something that can be switched on and off.
 pub(crate) trait Observer {

@@ -353,30 +353,54 @@ impl Observer for Lookups {
     }
 }
 
-/// A program that does nothing at the tracepoint of IPv4 lookups.
-pub(crate) struct Visits {
+/// Programs that do nothing, at tracepoints where netobs has programs.
+pub(crate) struct Tracepoints {
+    name: &'static str,
+    /// Programs and tracepoints.
+    programs: &'static [(&'static str, &'static str)],
     ebpf: Option<Ebpf>,
 }
 
-impl Visits {
-    pub(crate) fn empty() -> Self {
-        Self { ebpf: None }
+impl Tracepoints {
+    /// At that of IPv4 lookups.
+    pub(crate) fn visit() -> Self {
+        Self {
+            name: "an empty program",
+            programs: &[("empty_visit", "fib_table_lookup")],
+            ebpf: None,
+        }
+    }
+
+    /// At all that an IPv4 packet passes.
+    pub(crate) fn all() -> Self {
+        Self {
+            name: "empty programs at all tracepoints",
+            programs: &[
+                ("empty_visit", "fib_table_lookup"),
+                ("empty_receive", "netif_receive_skb"),
+                ("empty_drop", "kfree_skb"),
+            ],
+            ebpf: None,
+        }
     }
 }
 
-impl Observer for Visits {
+impl Observer for Tracepoints {
     fn name(&self) -> &str {
-        "empty tracepoint"
+        self.name
     }
 
     fn start(&mut self) -> anyhow::Result<()> {
         let mut ebpf = EbpfLoader::new().load(OBJECT)?;
-        let program: &mut BtfTracePoint = ebpf
-            .program_mut("empty_visit")
-            .context("no program empty_visit")?
-            .try_into()?;
-        program.load("fib_table_lookup", &Btf::from_sys_fs()?)?;
-        program.attach()?;
+        let types = Btf::from_sys_fs()?;
+        for (name, tracepoint) in self.programs {
+            let program = ebpf.program_mut(name);
+            let program: &mut BtfTracePoint = program
+                .with_context(|| format!("no program {name}"))?
+                .try_into()?;
+            program.load(tracepoint, &types)?;
+            program.attach()?;
+        }
         self.ebpf = Some(ebpf);
         Ok(())
     }
