@@ -72,6 +72,8 @@ pub struct Machine {
     host_links: Vec<Link>,
     /// When these were read as a whole; `None` where that is due.
     links_read: Option<Instant>,
+    /// Those of them whose other end may be elsewhere by now: nobody tells.
+    unsure: BTreeSet<u32>,
     /// Whether somebody hands over what netlink tells of our links.
     told_of_links: bool,
     /// Whether that includes other namespaces, those with an id here.
@@ -200,6 +202,7 @@ impl Machine {
             inodes: HashMap::new(),
             host_links: Vec::new(),
             links_read: None,
+            unsure: BTreeSet::new(),
             told_of_links: false,
             told_of_others: false,
             changed: HashSet::new(),
@@ -331,7 +334,7 @@ impl Machine {
                     // Of a pair that was here one end may have moved: nobody tells what
                     // that means for the other.
                     if old.is_veth() && old.link_nsid.is_none() {
-                        self.links_read = None;
+                        self.unsure.extend(old.link);
                     }
                 }
                 false
@@ -356,7 +359,9 @@ impl Machine {
                 self.changed.insert(*nsid);
                 // It may be the other end of one of ours, in a third one now.
                 if *left {
-                    self.links_read = None;
+                    let there = |link: &&Link| link.is_veth() && link.link_nsid == Some(*nsid);
+                    let ours = self.host_links.iter().filter(there);
+                    self.unsure.extend(ours.map(|link| link.ifindex));
                 }
                 false
             }
@@ -432,12 +437,7 @@ impl Machine {
         if depth == Depth::Periodic && self.is_quiet() {
             return Ok(false);
         }
-        if !self.knows_links() {
-            // What is told meanwhile is heard after this.
-            let at = Instant::now();
-            self.host_links = netlink::links()?;
-            self.links_read = Some(at);
-        }
+        self.read_links().await?;
         // Nothing found would look like everything gone.
         let blind = std::mem::replace(&mut self.blind, limits::visit().err());
         let troubles = self.troubles.clone();
@@ -450,6 +450,48 @@ impl Machine {
         self.unsettled |= self.host_links.iter().any(|link| link.young);
         self.unsettled |= self.containers.iter().any(|c| c.inode.is_none());
         Ok(changed || self.blind != blind || self.troubles != troubles)
+    }
+
+    /// Brings our links in step with what netlink does not tell of them.
+    async fn read_links(&mut self) -> anyhow::Result<()> {
+        let mut unsure = std::mem::take(&mut self.unsure);
+        unsure.retain(|ifindex| self.host_links.iter().any(|link| link.ifindex == *ifindex));
+        let mut known = self.knows_links() && unsure.len() <= FEW;
+        if known {
+            for ifindex in unsure {
+                known &= self.read_link(ifindex).await;
+            }
+        }
+        if !known {
+            // What is told meanwhile is heard after this.
+            let at = Instant::now();
+            self.host_links = netlink::links()?;
+            self.links_read = Some(at);
+        }
+        Ok(())
+    }
+
+    /// Reads one of our links again. `false`: it cannot be read by itself.
+    async fn read_link(&mut self, ifindex: u32) -> bool {
+        let mut links = self.host_links.iter_mut();
+        let Some(old) = links.find(|link| link.ifindex == ifindex) else {
+            return true;
+        };
+        match self.host.link(ifindex).await {
+            Ok(Some(link)) => {
+                *old = Link {
+                    addresses: std::mem::take(&mut old.addresses),
+                    ..link
+                };
+                true
+            }
+            // It is being told of.
+            Ok(None) => true,
+            Err(error) => {
+                log::debug!("interface {ifindex}: {error:#}");
+                false
+            }
+        }
     }
 
     /// Whether our links are in step with what netlink tells.

@@ -113,6 +113,23 @@ impl Netlink {
         Ok(message.as_ref().map(link_state).unwrap_or_default())
     }
 
+    /// An interface without its addresses; `None` where it is gone.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub async fn link(&self, ifindex: u32) -> anyhow::Result<Option<Link>> {
+        let request = self.handle.link().get().match_index(ifindex);
+        match request.execute().try_next().await {
+            Ok(message) => Ok(message.as_ref().map(link)),
+            Err(rtnetlink::Error::NetlinkError(error))
+                if error.raw_code() == -nix::libc::ENODEV =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error).context("read a link"),
+        }
+    }
+
     /// The queueing discipline at the root of an interface.
     ///
     /// # Errors
