@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::mpsc::Receiver,
     time::{self, MissedTickBehavior},
 };
 
@@ -142,12 +143,13 @@ struct Run<S> {
 }
 
 /// Runs until the end. `signals` were taken before anything was attached: from
-/// then on a signal ends us in order.
+/// then on a signal ends us in order. So was the `engine` asked: it answers while
+/// programs are loaded.
 pub(super) async fn run<S: Subject>(
     mut signals: Signals,
     mut machine: Machine,
     subject: S,
-    common: &config::Common,
+    mut engine: Receiver<engine::Update>,
     scope: &config::Scope,
     mut outlet: impl Outlet<S::Product>,
 ) -> Result<(), Failure> {
@@ -156,7 +158,6 @@ pub(super) async fn run<S: Subject>(
         hears_others,
     } = link_events::listen().context("listen to link events")?;
     machine.listens(hears_others);
-    let mut engine = engine::follow(common.engine.clone());
     let warning = first_word(&mut engine, &mut machine, ENGINE_PATIENCE)
         .await
         .pop();

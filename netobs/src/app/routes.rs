@@ -25,7 +25,7 @@ use crate::{
     },
     observer::{LookupObserver, RoutingObserver, Wanted},
     render::routes,
-    world::{gather::Machine, route_events::RouteEvents},
+    world::{engine, gather::Machine, route_events::RouteEvents},
 };
 
 /// Routing tables and what met them.
@@ -43,6 +43,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     let machine = Machine::open()?;
     // Ahead of the first look: what changes after it is told.
     let events = RouteEvents::open().context("open a route socket")?;
+    let engine = engine::follow(config.common.engine.clone());
     let lookups = LookupObserver::start(
         Wanted::This(lookups::Settings {
             detail: true,
@@ -60,7 +61,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
     {
         return Err(failure);
     }
-    let (common, scope) = (config.common.clone(), config.scope.clone());
+    let scope = config.scope.clone();
     let outlet = Paced::new(config.pace);
     let routing = Routing {
         lookups,
@@ -70,7 +71,7 @@ pub(super) async fn run(config: config::Routes) -> Result<(), Failure> {
         screen: Screen::default(),
         started: false,
     };
-    live::run(signals, machine, routing, &common, &scope, outlet).await
+    live::run(signals, machine, routing, engine, &scope, outlet).await
 }
 
 impl Subject for Routing {

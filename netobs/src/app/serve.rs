@@ -29,7 +29,7 @@ use crate::{
     },
     observer::RoutingObserver,
     web::{Bound, Pages, Request, Server, config::Reloading},
-    world::{gather::Machine, route_events::RouteEvents},
+    world::{engine, gather::Machine, route_events::RouteEvents},
 };
 
 /// What has ended is noted at least so often, also where nobody asks.
@@ -76,6 +76,7 @@ pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
         None => None,
     };
     let detail = routes.map(|(destinations, _)| destinations);
+    let engine = engine::follow(config.common.engine.clone());
     let traffic = Traffic::start(
         &config.traffic,
         &config.scope,
@@ -103,15 +104,7 @@ pub(super) async fn run(config: config::Serve) -> Result<(), Failure> {
         tables,
         exporter,
     };
-    live::run(
-        signals,
-        machine,
-        subject,
-        &config.common,
-        &config.scope,
-        outlet,
-    )
-    .await
+    live::run(signals, machine, subject, engine, &config.scope, outlet).await
 }
 
 /// Listens, where that is safe.

@@ -1,9 +1,13 @@
 //! Packets and lookups of namespaces: what `watch` and `serve` observe.
 
 use std::{
+    panic,
     sync::Arc,
+    thread,
     time::{Instant, SystemTime},
 };
+
+use tokio::runtime::Handle;
 
 use super::{explain, host};
 use crate::{
@@ -43,17 +47,14 @@ impl Traffic {
                 ));
             }
         };
-        let observer = Observer::new(
-            Settings {
-                tc_mode: common.tc_mode,
-                max_interfaces: config.max_interfaces,
-                selection: scope.selection.clone(),
-                expedite: config.expedite,
-                pins: pins.clone(),
-            },
-            host,
-        )
-        .map_err(explain)?;
+        let settings = Settings {
+            tc_mode: common.tc_mode,
+            max_interfaces: config.max_interfaces,
+            selection: scope.selection.clone(),
+            expedite: config.expedite,
+            pins: pins.clone(),
+        };
+        let observer = || Observer::new(settings, host).map_err(explain);
         let wanted = if config.lookups {
             Wanted::This(lookups::Settings {
                 detail: detail.is_some(),
@@ -66,10 +67,28 @@ impl Traffic {
         } else {
             Wanted::Nothing
         };
-        let part = pins.as_deref().map(PinFolder::part);
-        Ok(Self {
-            observer,
-            lookups: LookupObserver::start(wanted, part),
+        if let Some(pins) = pins {
+            // What is pinned for the one is a part of what the other has made there.
+            let observer = observer()?;
+            let lookups = LookupObserver::start(wanted, Some(pins.part()));
+            return Ok(Self { observer, lookups });
+        }
+        // The verifier takes its time over each.
+        let runtime = Handle::current();
+        thread::scope(|scope| {
+            let lookups = scope.spawn(|| {
+                let _context = runtime.enter();
+                LookupObserver::start(wanted, None)
+            });
+            let observer = observer();
+            let lookups = match lookups.join() {
+                Ok(lookups) => lookups,
+                Err(panic) => panic::resume_unwind(panic),
+            };
+            Ok(Self {
+                observer: observer?,
+                lookups,
+            })
         })
     }
 

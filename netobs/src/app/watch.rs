@@ -19,7 +19,7 @@ use crate::{
         view::View,
     },
     render::{csv, json, table},
-    world::gather::Machine,
+    world::{engine, gather::Machine},
 };
 
 /// Traffic, drawn.
@@ -37,8 +37,9 @@ struct Watch {
 pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
     let signals = Signals::new()?;
     let machine = Machine::open()?;
-    let (common, scope) = (config.common.clone(), config.scope.clone());
-    let traffic = Traffic::start(&config.traffic, &scope, &common, None, &machine)?;
+    let scope = config.scope.clone();
+    let engine = engine::follow(config.common.engine.clone());
+    let traffic = Traffic::start(&config.traffic, &scope, &config.common, None, &machine)?;
     let outlet = Paced::new(config.pace);
     let watch = Watch {
         config,
@@ -49,7 +50,7 @@ pub(super) async fn run(config: config::Watch) -> Result<(), Failure> {
         started: false,
         size: 0,
     };
-    live::run(signals, machine, watch, &common, &scope, outlet).await
+    live::run(signals, machine, watch, engine, &scope, outlet).await
 }
 
 impl Subject for Watch {
