@@ -14,33 +14,56 @@ use netobs_common::{RX, Record, TX, record_index};
 use crate::model::counters::{Counters, Directions};
 
 const WORDS: usize = size_of::<Record>() / size_of::<u64>();
+const RECORD: u64 = size_of::<Record>() as u64;
 
-/// `NETOBS_COUNTERS` as memory: reading it takes no system call.
+/// Slots that are mapped together: a whole number of pages of any size, for any number
+/// of CPUs.
+const TOGETHER: u32 = 256;
+
+/// `NETOBS_COUNTERS` as memory: reading it takes no system call. All of a mapping counts
+/// as ours, so that only what is in use is mapped.
 pub struct CounterMemory {
-    memory: MmapRaw,
+    /// By slot, [`TOGETHER`] each.
+    parts: Vec<Option<MmapRaw>>,
     slots: u32,
     cpus: u32,
-    // Keeps the map while the memory is mapped.
-    _map: Map,
+    map: MapData,
 }
 
 impl CounterMemory {
-    /// Maps all records of `map`.
+    /// The records of `map`.
+    ///
+    /// # Errors
+    /// Where it is not what it should be.
+    pub fn new(map: Map, slots: u32, cpus: u32) -> io::Result<Self> {
+        let Map::Array(map) = map else {
+            return Err(io::Error::other("the counters are no array"));
+        };
+        Ok(Self {
+            parts: (0..slots.div_ceil(TOGETHER)).map(|_| None).collect(),
+            slots,
+            cpus,
+            map,
+        })
+    }
+
+    /// Maps the records of `slot`, so that they can be read. Those of others read as 0.
     ///
     /// # Errors
     /// Where the kernel refuses.
-    pub fn new(map: Map, slots: u32, cpus: u32) -> io::Result<Self> {
-        let Map::Array(data) = &map else {
-            return Err(io::Error::other("the counters are no array"));
-        };
-        let len = record_index(slots, 0, 0, cpus) as usize * size_of::<Record>();
-        let memory = map_memory(data, len)?;
-        Ok(Self {
-            memory,
-            slots,
-            cpus,
-            _map: map,
-        })
+    pub fn open(&mut self, slot: u32) -> io::Result<()> {
+        let place = slot / TOGETHER;
+        if let Some(part @ None) = self.parts.get_mut(place as usize) {
+            let bytes = |slot| u64::from(record_index(slot, 0, 0, self.cpus)) * RECORD;
+            let first = bytes(place * TOGETHER);
+            let end = bytes(self.slots.min((place + 1) * TOGETHER));
+            let memory = MmapOptions::new()
+                .offset(first)
+                .len(usize::try_from(end - first).map_err(io::Error::other)?)
+                .map_raw(self.map.fd().as_fd().as_raw_fd())?;
+            *part = Some(memory);
+        }
+        Ok(())
     }
 
     /// How many slots there are.
@@ -66,8 +89,7 @@ impl CounterMemory {
         [RX, TX].map(|direction| {
             let mut sum = [0u64; WORDS];
             for cpu in 0..self.cpus {
-                let index = record_index(slot, direction, cpu, self.cpus);
-                for (sum, cell) in sum.iter_mut().zip(self.words(index)) {
+                for (sum, cell) in sum.iter_mut().zip(self.words(slot, direction, cpu)) {
                     *sum += cell.load(Ordering::Relaxed);
                 }
             }
@@ -79,28 +101,30 @@ impl CounterMemory {
     pub fn clear(&self, slot: u32) {
         for direction in [RX, TX] {
             for cpu in 0..self.cpus {
-                for word in self.words(record_index(slot, direction, cpu, self.cpus)) {
+                for word in self.words(slot, direction, cpu) {
                     word.store(0, Ordering::Relaxed);
                 }
             }
         }
     }
 
+    /// The words of a record; none where it is not [open](Self::open).
     #[expect(unsafe_code, reason = "the kernel writes this memory while we read it")]
-    fn words(&self, index: u32) -> &[AtomicU64] {
+    fn words(&self, slot: u32, direction: u32, cpu: u32) -> &[AtomicU64] {
+        let Some(Some(memory)) = self.parts.get((slot / TOGETHER) as usize) else {
+            return &[];
+        };
+        let index = record_index(slot % TOGETHER, direction, cpu, self.cpus);
         let offset = index as usize * size_of::<Record>();
         assert!(
-            offset + size_of::<Record>() <= self.memory.len(),
-            "record {index} is outside the map"
+            offset + size_of::<Record>() <= memory.len(),
+            "slot {slot} is outside the map"
         );
         // SAFETY: in bounds (asserted), aligned (the mapping is page-aligned
         // and a record is a multiple of 8 bytes), and every access on our side
         // goes through these atomics.
         unsafe {
-            std::slice::from_raw_parts(
-                self.memory.as_mut_ptr().add(offset).cast::<AtomicU64>(),
-                WORDS,
-            )
+            std::slice::from_raw_parts(memory.as_mut_ptr().add(offset).cast::<AtomicU64>(), WORDS)
         }
     }
 }

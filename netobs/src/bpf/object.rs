@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs,
+    fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
     time::{Duration, SystemTime},
 };
@@ -241,7 +241,7 @@ impl Programs {
                 .with_context(|| format!("the object has no map {name}"))
         };
         let counters = CounterMemory::new(take(names::MAP_COUNTERS)?, capacity.slots, cpus)
-            .context("map the counters into memory")?;
+            .context("take the counters")?;
         let mut programs = Self {
             near: take(names::MAP_SLOTS)?.try_into()?,
             near_len: capacity.near,
@@ -275,6 +275,9 @@ impl Programs {
             programs.kept = all.map(|(key, series)| (key, series.0.written)).collect();
             let taken: HashSet<u32> = programs.found().iter().map(|(slot, _)| *slot).collect();
             programs.free.retain(|slot| !taken.contains(slot));
+            let mut slots = taken.iter();
+            let opened = slots.try_for_each(|slot| programs.counters.open(*slot));
+            opened.context("map the counters into memory")?;
         }
         Ok(programs)
     }
@@ -450,17 +453,20 @@ impl Programs {
     }
 
     /// Takes a free slot, cleared; `None` where all are in use.
-    pub fn take_slot(&mut self) -> Option<u32> {
-        let slot = self.free.pop();
-        match slot {
-            Some(slot) => {
-                self.counters.clear(slot);
-                let after = self.generations.iter().max().map_or(1, |last| last + 1);
-                self.generations[slot as usize] = since_boot().max(after);
-            }
-            None => self.full += 1,
-        }
-        slot
+    ///
+    /// # Errors
+    /// Where its counters cannot be mapped.
+    pub fn take_slot(&mut self) -> io::Result<Option<u32>> {
+        let Some(slot) = self.free.last().copied() else {
+            self.full += 1;
+            return Ok(None);
+        };
+        self.counters.open(slot)?;
+        self.counters.clear(slot);
+        self.free.pop();
+        let after = self.generations.iter().max().map_or(1, |last| last + 1);
+        self.generations[slot as usize] = since_boot().max(after);
+        Ok(Some(slot))
     }
 
     /// Tells the owner that `slot` has now from all others.

@@ -466,7 +466,8 @@ impl Observer {
     ) -> anyhow::Result<Observed> {
         let programs = self.programs(spot.scope)?;
         let capacity = programs.counters().slots();
-        let Some(slot) = programs.take_slot() else {
+        let taken = programs.take_slot();
+        let Some(slot) = taken.context("map the counters into memory")? else {
             if self.turned_away.insert(spot) {
                 self.ever_turned_away += 1;
             }

@@ -200,7 +200,7 @@ impl Netobs {
 
     /// Also counts what passes the interface `ifindex`.
     pub(crate) fn also(&mut self, ifindex: u32) -> anyhow::Result<()> {
-        let slot = self.programs.take_slot().context("no slot is free")?;
+        let slot = self.programs.take_slot()?.context("no slot is free")?;
         self.programs.direct(ifindex, SlotEntry::new(slot, 0))
     }
 
@@ -216,7 +216,7 @@ impl Netobs {
 fn direct(programs: &mut Programs, interfaces: &[String]) -> anyhow::Result<Vec<u32>> {
     let mut slots = Vec::new();
     for interface in interfaces {
-        let slot = programs.take_slot().context("no slot is free")?;
+        let slot = programs.take_slot()?.context("no slot is free")?;
         let ifindex = if_nametoindex(interface.as_str())?;
         programs.direct(ifindex, SlotEntry::new(slot, 0))?;
         slots.push(slot);
