@@ -243,6 +243,14 @@ impl Namespace {
         }
         observed.then_some(sum)
     }
+
+    /// Whether each counter is as in `other`, so that the [totals](Self::totals) are too.
+    #[must_use]
+    pub fn counts_as(&self, other: &Self) -> bool {
+        let ours = self.interfaces.iter().map(|i| &i.counters);
+        let theirs = other.interfaces.iter().map(|i| &i.counters);
+        self.retired == other.retired && ours.eq(theirs)
+    }
 }
 
 /// The machine.

@@ -74,9 +74,15 @@ impl<'a> View<'a> {
                 let before = old.get(&namespace.key).copied();
                 let rates = elapsed
                     .filter(|_| namespace.state == State::Up)
-                    .zip(before.and_then(Namespace::totals))
                     .zip(totals.as_ref())
-                    .and_then(|((elapsed, old), new)| rates(&old, new, elapsed));
+                    .zip(before)
+                    .and_then(|((elapsed, new), before)| {
+                        // Of most there is nothing new, and to compare is less than to add up.
+                        if before.counts_as(namespace) {
+                            return rates(new, new, elapsed);
+                        }
+                        rates(&before.totals()?, new, elapsed)
+                    });
                 let lookups = elapsed
                     .filter(|_| namespace.state == State::Up)
                     .zip(before.and_then(|before| before.lookups))
