@@ -210,10 +210,9 @@ impl LookupObserver {
                 *on_behalf.entry(ns.name.clone()).or_insert(0) += *count;
             }
         }
-        for ns in &mut sample.namespaces {
-            if ns.kind == Kind::Host {
-                ns.behalf.on_behalf = Some(on_behalf.clone());
-            }
+        let mut all = sample.namespaces.iter_mut();
+        if let Some(host) = all.find(|ns| ns.kind == Kind::Host) {
+            host.behalf.on_behalf = Some(on_behalf);
         }
         let map = programs.namespaces_map(lookups.len());
         sample.warnings.extend(map_doubt(&map, "--max-namespaces"));
