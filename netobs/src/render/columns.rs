@@ -31,12 +31,24 @@ impl Columns {
 
     /// Writes those of `fields`, which are one for each column that there is.
     pub(super) fn record(&self, fields: &[String], out: &mut dyn io::Write) -> io::Result<()> {
+        self.records([fields], out)
+    }
+
+    /// The same for many lines.
+    pub(super) fn records<F: AsRef<[String]>>(
+        &self,
+        lines: impl IntoIterator<Item = F>,
+        out: &mut dyn io::Write,
+    ) -> io::Result<()> {
         let mut writer = csv::WriterBuilder::new()
             .terminator(csv::Terminator::CRLF)
             .from_writer(out);
-        match &self.0 {
-            Some(columns) => writer.write_record(columns.iter().map(|at| &fields[*at]))?,
-            None => writer.write_record(fields)?,
+        for line in lines {
+            let fields = line.as_ref();
+            match &self.0 {
+                Some(columns) => writer.write_record(columns.iter().map(|at| &fields[*at]))?,
+                None => writer.write_record(fields)?,
+            }
         }
         writer.flush()
     }

@@ -92,10 +92,7 @@ pub fn header(columns: &Columns, out: &mut dyn io::Write) -> io::Result<()> {
 /// Where `out` fails.
 pub fn sample(view: &View<'_>, columns: &Columns, out: &mut dyn io::Write) -> io::Result<()> {
     let time = timestamp(view.sample.time);
-    for row in &view.rows {
-        columns.record(&fields(&time, row), out)?;
-    }
-    Ok(())
+    columns.records(view.rows.iter().map(|row| fields(&time, row)), out)
 }
 
 fn fields(time: &str, row: &Row<'_>) -> Vec<String> {
