@@ -33,7 +33,10 @@ impl Bench {
     fn new(flags: u32) -> Self {
         let mut programs = Programs::load(Capacity::host(Some(4)).expect("count CPUs"))
             .expect("load the programs (needs root)");
-        let slot = programs.take_slot().expect("a free slot");
+        let slot = programs
+            .take_slot()
+            .expect("map counters")
+            .expect("a free slot");
         programs
             .direct(LO, SlotEntry::new(slot, flags))
             .expect("direct lo");
@@ -343,7 +346,8 @@ fn a_slot_starts_at_zero_for_its_next_owner() {
         .direct(LO, SlotEntry::NONE)
         .expect("undirect");
     bench.programs.give_back(bench.slot).expect("give back");
-    let slots: Vec<u32> = std::iter::from_fn(|| bench.programs.take_slot()).collect();
+    let slots: Vec<u32> =
+        std::iter::from_fn(|| bench.programs.take_slot().expect("map counters")).collect();
     assert_eq!(slots.len(), 4);
     for slot in slots {
         assert_eq!(bench.programs.counters().read(slot), Directions::default());
@@ -361,7 +365,10 @@ fn indexes_beyond_the_array_are_counted_too() {
     let mut programs = Capacity::inside(Some(4))
         .and_then(Programs::load)
         .expect("load the programs (needs root)");
-    let slot = programs.take_slot().expect("a free slot");
+    let slot = programs
+        .take_slot()
+        .expect("map counters")
+        .expect("a free slot");
     programs
         .direct(LO, SlotEntry::new(slot, 0))
         .expect("direct lo");
