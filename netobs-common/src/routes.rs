@@ -493,8 +493,8 @@ pub const FLOW_NOTES: usize = 4;
 pub struct Work {
     /// Packets that were received.
     pub received: u64,
-    /// A pointer on its way to becoming a number.
-    pub number: u64,
+    /// By family, a pointer on its way to becoming a number.
+    pub numbers: [u64; FAMILIES],
     /// [`received`](Self::received) when the last ARP request came.
     pub arp_at: u64,
     /// The flow that ARP is looking up.
@@ -563,5 +563,5 @@ const _: () = {
     assert!(size_of::<ArpNote>() == 16);
     assert!(size_of::<FlowNote>() == 136);
     assert!(size_of::<Tally>() == 40);
-    assert!(size_of::<Work>() == 7 * 8 + 16 + 2 * 4 * 136 + 32 * 24 + 64 + 8);
+    assert!(size_of::<Work>() == 8 * 8 + 16 + 2 * 4 * 136 + 32 * 24 + 64 + 8);
 };

@@ -343,6 +343,9 @@ fn namespaces_do_not_mix() -> anyhow::Result<()> {
     scene.end()
 }
 
+/// How often a route comes or goes.
+const CHANGES: u64 = 60;
+
 /// Every lookup finds its route while routes come and go.
 #[test]
 fn routes_change_under_traffic_and_every_hit_finds_its_route() -> anyhow::Result<()> {
@@ -367,7 +370,7 @@ fn routes_change_under_traffic_and_every_hit_finds_its_route() -> anyhow::Result
             });
             // Some of them are there for a few milliseconds only, between two
             // looks at the tables.
-            for round in 0..30 {
+            for round in 0..CHANGES / 2 {
                 let via = round % 5 + 20;
                 lab.shell(&format!(
                     "ip -n p route add 198.51.{}.0/22 via 10.3.0.{via}
@@ -383,12 +386,17 @@ fn routes_change_under_traffic_and_every_hit_finds_its_route() -> anyhow::Result
     })?;
     assert!(connects > 100, "{connects} connects");
     let p = seen.of("p");
-    // Now and then a route changes between the two lookups of a connect, and the
-    // socket's source is looked up anew: never less than two.
-    assert_eq!(p.get("/ipv4/output"), Some(&(2 * connects)), "{p:?}");
+    // Where a route changes between the lookups of a connect and its end, the kernel looks
+    // once more. (`ip4_datagram_release_cb()`)
+    // https://github.com/torvalds/linux/blob/v6.18/net/ipv4/datagram.c
+    let decisions = p.get("/ipv4/output").copied().unwrap_or_default();
+    assert!(
+        (2 * connects..=2 * connects + CHANGES).contains(&decisions),
+        "{connects} connects: {p:?}"
+    );
     let short = seen.hits("p", "198.51.100.0/22");
     let default = seen.hits("p", "0.0.0.0/0");
-    assert_eq!(short + default, 2 * connects, "{short} + {default}");
+    assert_eq!(short + default, decisions, "{short} + {default}");
     assert!(short > 0 && default > 0, "{short} and {default}");
     let row = namespace(&scene.last, "p");
     for route in row["routes"].as_array().into_iter().flatten() {

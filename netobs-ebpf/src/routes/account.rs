@@ -57,8 +57,8 @@ pub fn in_detail() -> bool {
 /// The address of `object` as a number. The verifier lets nobody calculate with a
 /// pointer, but what comes out of a map is none.
 #[inline(always)]
-fn number(work: &mut Work, object: Object) -> u64 {
-    let place = &raw mut work.number;
+fn number<const FAMILY: u32>(work: &mut Work, object: Object) -> u64 {
+    let place = &raw mut work.numbers[FAMILY as usize];
     // SAFETY: the place is in a map's value. Volatile, so that it goes there.
     unsafe {
         place.write_volatile(object as u64);
@@ -82,7 +82,7 @@ pub fn take_up<const FAMILY: u32>(
     iif: u32,
     table: u32,
 ) -> &mut FlowNote {
-    let flow = number(work, flow);
+    let flow = number::<FAMILY>(work, flow);
     let at = work.received;
     // Stacks are aligned to their size: what tells two apart is in the middle.
     let hash = (flow >> 12) ^ (flow >> 16);

@@ -48,7 +48,7 @@ static NETOBS_ASTRAY: PerCpuArray<Astray, 1> = PerCpuArray::new();
 /// This CPU's notes on what is under way.
 ///
 /// A program that runs for a received packet may interrupt one that runs for a
-/// local sender: notes on flows are by the flow, and all others are written for
+/// local sender: notes on flows are by family and flow, and all others are written for
 /// received packets only, of which a CPU handles one at a time. The kernel lets no
 /// program interrupt itself.
 #[inline(always)]

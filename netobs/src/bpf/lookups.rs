@@ -267,7 +267,11 @@ impl LookupPrograms {
             running: Running::Pinned(part.clone()),
             settings,
             reasons: DropReasons::default(),
-            doubts: cgroup_doubt().into_iter().collect(),
+            // Where these programs are, senders are told by them.
+            doubts: match part.link(names::PROG_CONNECT4).exists() {
+                true => cgroup_doubt().into_iter().collect(),
+                false => Vec::new(),
+            },
             ipv4: true,
             ipv6: true,
             whole: true,
@@ -436,7 +440,12 @@ impl LookupPrograms {
     pub fn follow(&self, key: BehalfKey, owner: u64) -> anyhow::Result<()> {
         match raw_maps::create(&self.behalf, &key, &Behalf { count: 0, owner }) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error.into()),
-            Ok(()) | Err(_) => Ok(()),
+            Err(_) => Ok(()),
+            Ok(()) => {
+                // A program may have taken one for the former entry at the last moment.
+                self.behalf_tallies.give_back(&key);
+                Ok(())
+            }
         }
     }
 
@@ -593,9 +602,16 @@ fn reads_calls(offsets: &BTreeMap<&'static str, u32>) -> bool {
     // Asked for another type of program: those for tracepoints with types have the same
     // helpers, and cannot be asked without one.
     // https://github.com/torvalds/linux/blob/v6.18/kernel/trace/bpf_trace.c
-    let helper = BpfHelper::BPF_FUNC_task_pt_regs;
+    // A kernel that is locked down does not lend those that read memory.
+    let mut helpers = [
+        BpfHelper::BPF_FUNC_task_pt_regs,
+        BpfHelper::BPF_FUNC_probe_read_kernel,
+        BpfHelper::BPF_FUNC_probe_read_user,
+    ]
+    .into_iter();
     FIELDS_CALL.iter().all(known)
-        && is_helper_supported(ProgramType::RawTracePoint, helper).unwrap_or(false)
+        && helpers
+            .all(|helper| is_helper_supported(ProgramType::RawTracePoint, helper).unwrap_or(false))
 }
 
 fn behalf_memory(map: Map) -> anyhow::Result<BehalfMemory> {

@@ -528,7 +528,7 @@ impl Machine {
 
     /// Whether netlink tells of changes in a namespace.
     fn is_told(&self, visited: &Visited) -> bool {
-        self.told_of_others && visited.facts.nsid.is_some()
+        self.told_of_others && visited.facts.nsid.is_some() && visited.facts.links.is_ok()
     }
 
     /// Notes which interfaces are new here or stand elsewhere than before.

@@ -25,7 +25,7 @@ use crate::{
     stats::Spread,
 };
 
-const NUMBERS: [u32; 2] = [1, 100];
+const NUMBERS: [u32; 4] = [1, 100, 1000, 4000];
 /// What targets are about.
 const MANY: u32 = 1000;
 /// Starts that are timed.

@@ -184,7 +184,7 @@ fn processes(scene: &Scene, all: bool) -> Vec<Box<dyn Observer + '_>> {
     };
     let mut list = vec![
         Box::new(Process::new(lab, "netobs watch", Ready::Says("{"), |lab| {
-            lab.netobs(["watch", "--output=json", "--interval=1s"])
+            lab.netobs(["watch", "--output=json", "--interval=100ms"])
         })) as Box<dyn Observer + '_>,
         capturing("tcpdump", &["tcpdump", "-ni", "v0", "-w", "/dev/null"]),
     ];
@@ -193,7 +193,7 @@ fn processes(scene: &Scene, all: bool) -> Vec<Box<dyn Observer + '_>> {
     }
     const COUNT: &str = "tracepoint:net:netif_receive_skb \
         { @packets[str(args->name)] = count(); @bytes[str(args->name)] = sum(args->len); } \
-        interval:ms:1 { printf(\"ready\\n\"); }";
+        interval:s:1 { printf(\"ready\\n\"); }";
     list.extend([
         capturing(
             "softflowd",
