@@ -1,6 +1,9 @@
 //! Namespaces to send between.
 
-use std::fs::File;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use netobs::world::netns;
@@ -79,17 +82,19 @@ impl Scene {
 
     /// The host's namespace.
     pub(crate) fn host(&self) -> anyhow::Result<File> {
-        self.open("/ns/net")
+        open(&self.of_guide("ns/net"))
     }
 
     /// A named one.
     pub(crate) fn netns(&self, name: &str) -> anyhow::Result<File> {
-        self.open(&format!("/root/run/netns/{name}"))
+        // Files as the guide sees them.
+        open(&self.of_guide("root").join("run/netns").join(name))
     }
 
-    fn open(&self, path: &str) -> anyhow::Result<File> {
-        let path = format!("/proc/{}{path}", self.guide.pid());
-        File::open(&path).with_context(|| format!("open {path}"))
+    fn of_guide(&self, what: &str) -> PathBuf {
+        Path::new("/proc")
+            .join(self.guide.pid().to_string())
+            .join(what)
     }
 
     /// Works on a thread inside the host's namespace.
@@ -114,6 +119,10 @@ impl Scene {
             destination_port: 9,
         }
     }
+}
+
+fn open(path: &Path) -> anyhow::Result<File> {
+    File::open(path).with_context(|| format!("open {}", path.display()))
 }
 
 /// Works on a thread inside `netns`.

@@ -309,8 +309,7 @@ fn served(scene: &Scene, measured: &mut Measured) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is in the tables: a row for each figure, a column for each number would be
-/// what people read, but units differ by row.
+/// Rows of the table, in their order: what was measured, and what it is called.
 const ROWS: [(&str, &str); 20] = [
     (
         "cost",
