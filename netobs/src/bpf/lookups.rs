@@ -4,7 +4,9 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File},
     io::ErrorKind,
+    panic,
     path::Path,
+    thread,
 };
 
 use anyhow::Context as _;
@@ -12,8 +14,8 @@ use aya::{
     Btf, Ebpf, EbpfLoader, Pod, include_bytes_aligned,
     maps::{Map, MapData, PerCpuArray},
     programs::{
-        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramInfo as KernelInfo,
-        ProgramType, links::FdLink,
+        BtfTracePoint, CgroupAttachMode, CgroupSockAddr, Program, ProgramError,
+        ProgramInfo as KernelInfo, ProgramType, links::FdLink,
     },
     sys::{BpfHelper, is_helper_supported},
 };
@@ -290,8 +292,8 @@ impl LookupPrograms {
         let btf = Btf::from_sys_fs().context("read the kernel's types")?;
         let mut attached = HashSet::new();
         let mut reason = None;
-        for feature in usable {
-            match attach_tracepoint(&mut ebpf, &btf, feature, part) {
+        for (feature, result) in attach_tracepoints(&mut ebpf, &btf, usable, part) {
+            match result {
                 Ok(()) => {
                     attached.insert(feature.program);
                 }
@@ -752,14 +754,40 @@ fn delete<K: Bytes>(map: &MapData, key: &K) {
     }
 }
 
-fn attach_tracepoint(
+/// Loads and attaches the programs of `features`, each on a thread of its own: the verifier
+/// takes its time over some of them, and looks at several at once.
+fn attach_tracepoints<'a>(
     ebpf: &mut Ebpf,
+    btf: &Btf,
+    features: Vec<&'a Feature>,
+    part: Option<&Part>,
+) -> Vec<(&'a Feature, anyhow::Result<()>)> {
+    let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+    thread::scope(|scope| {
+        let attach = |feature: &'a Feature| {
+            let program = programs.remove(feature.program);
+            let thread = scope.spawn(move || attach_tracepoint(program, btf, feature, part));
+            (feature, thread)
+        };
+        let threads: Vec<_> = features.into_iter().map(attach).collect();
+        let join = |(feature, thread): (_, thread::ScopedJoinHandle<'_, _>)| {
+            let result = thread.join();
+            (
+                feature,
+                result.unwrap_or_else(|panic| panic::resume_unwind(panic)),
+            )
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+fn attach_tracepoint(
+    program: Option<&mut Program>,
     btf: &Btf,
     feature: &Feature,
     part: Option<&Part>,
 ) -> anyhow::Result<()> {
-    let program: &mut BtfTracePoint = ebpf
-        .program_mut(feature.program)
+    let program: &mut BtfTracePoint = program
         .with_context(|| format!("the object has no program {}", feature.program))?
         .try_into()?;
     program

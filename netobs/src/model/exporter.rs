@@ -290,9 +290,9 @@ impl Exporter {
 
     /// Gives each namespace that is there a name of its own. Of two with the same one, who
     /// had it first keeps it.
-    fn name(&mut self, namespaces: &[Namespace]) {
+    fn name(&mut self, namespaces: &[Arc<Namespace>]) {
         let up = namespaces.iter().filter(|ns| ns.state == State::Up);
-        let mut up: Vec<&Namespace> = up.collect();
+        let mut up: Vec<&Namespace> = up.map(|ns| &**ns).collect();
         let has = |ns: &Namespace| {
             self.names
                 .get(&ns.key)

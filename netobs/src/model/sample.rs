@@ -6,6 +6,7 @@
 use std::{
     fmt,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -243,14 +244,6 @@ impl Namespace {
         }
         observed.then_some(sum)
     }
-
-    /// Whether each counter is as in `other`, so that the [totals](Self::totals) are too.
-    #[must_use]
-    pub fn counts_as(&self, other: &Self) -> bool {
-        let ours = self.interfaces.iter().map(|i| &i.counters);
-        let theirs = other.interfaces.iter().map(|i| &i.counters);
-        self.retired == other.retired && ours.eq(theirs)
-    }
 }
 
 /// The machine.
@@ -370,8 +363,9 @@ pub struct Sample {
     pub time: SystemTime,
     /// Where.
     pub host: Host,
-    /// One row per namespace, in no order.
-    pub namespaces: Vec<Namespace>,
+    /// One row per namespace, in no order. Those of which nothing has changed are shared
+    /// with the sample before.
+    pub namespaces: Vec<Arc<Namespace>>,
     /// Decisions of no known namespace; `None` where they are not observed.
     #[serde(default)]
     pub unattributed: Option<Unattributed>,

@@ -63,13 +63,14 @@ impl<'a> View<'a> {
         let old: HashMap<_, _> = before
             .into_iter()
             .flat_map(|s| &s.namespaces)
-            .map(|n| (n.key, n))
+            .map(|n| (n.key, &**n))
             .collect();
         let elapsed = before.and_then(|b| sample.time.duration_since(b.time).ok());
         let mut rows: Vec<Row<'a>> = sample
             .namespaces
             .iter()
             .map(|namespace| {
+                let namespace = &**namespace;
                 let totals = namespace.totals();
                 let before = old.get(&namespace.key).copied();
                 let rates = elapsed
@@ -77,8 +78,8 @@ impl<'a> View<'a> {
                     .zip(totals.as_ref())
                     .zip(before)
                     .and_then(|((elapsed, new), before)| {
-                        // Of most there is nothing new, and to compare is less than to add up.
-                        if before.counts_as(namespace) {
+                        // Of most there is nothing new.
+                        if std::ptr::eq(before, namespace) {
                             return rates(new, new, elapsed);
                         }
                         rates(&before.totals()?, new, elapsed)
@@ -107,6 +108,13 @@ impl<'a> View<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// Whether nothing of the namespace has changed since the sample before.
+    #[must_use]
+    pub fn is_as_before(&self) -> bool {
+        self.before
+            .is_some_and(|before| std::ptr::eq(before, self.namespace))
+    }
+
     /// Routing decisions per packet that came or went: over the time since the
     /// last sample where something did, else since the start. `None` for unknown.
     #[must_use]

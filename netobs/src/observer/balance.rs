@@ -6,9 +6,9 @@ use log::debug;
 use super::{
     Observer, Spot,
     causes::{self, Carrier},
-    oriented_difference,
 };
 use crate::{
+    inventory::build::Place,
     model::{counters::Directions, sample::Warning},
     world::gather::Machine,
 };
@@ -133,6 +133,14 @@ impl Observer {
                 message: format!("{name}: {}: {causes}", words(*difference)),
             })
         })
+    }
+}
+
+/// A namespace's difference in the directions of the interface that carries the programs.
+fn oriented_difference(place: &Place, difference: Directions<i64>) -> Directions<i64> {
+    match place {
+        Place::HostEnd { .. } => difference.mirrored(),
+        Place::Inside { .. } => difference,
     }
 }
 

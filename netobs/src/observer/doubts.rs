@@ -1,11 +1,13 @@
 //! Doubts about a sample that follow from what is in it.
 
+use std::sync::Arc;
+
 use netobs_common::names;
 
 use crate::model::sample::{self, Warning};
 
 /// About what could not be observed.
-pub(super) fn doubts(namespaces: &[sample::Namespace]) -> impl Iterator<Item = Warning> + '_ {
+pub(super) fn doubts(namespaces: &[Arc<sample::Namespace>]) -> impl Iterator<Item = Warning> + '_ {
     namespaces.iter().flat_map(|ns| {
         let unreadable = ns.reason.iter().map(|reason| Warning {
             code: "namespace_unreadable".to_owned(),

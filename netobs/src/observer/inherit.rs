@@ -9,7 +9,7 @@ use std::{
 use log::{debug, info};
 use netobs_common::{SlotEntry, SlotOwner};
 
-use super::{Balance, Observed, Observer, Spot, described, flags};
+use super::{Observed, Observer, Spot, balance::Balance, describe::described, hanging::flags};
 use crate::{
     bpf::{
         attach,

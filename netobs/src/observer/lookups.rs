@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,8 +18,8 @@ use crate::{
     error::Chain,
     inventory::behalf::Source,
     model::{
-        lookups::{Backend, Lookups},
-        sample::{Kind, MapInfo, NsKey, Sample, State, Warning},
+        lookups::{Backend, Behalf, Lookups},
+        sample::{Kind, MapInfo, Namespace, NsKey, Sample, State, Warning},
     },
 };
 
@@ -190,29 +191,39 @@ impl LookupObserver {
                     namespace: None,
                     message: format!("route lookups cannot be read: {}", Chain(&error)),
                 });
+                for ns in &mut sample.namespaces {
+                    credit(ns, None, Behalf::default());
+                }
                 return;
             }
         };
         let families = programs.families();
         sample.unattributed = Some(programs.unattributed());
-        let behalf = self.on_behalf(programs);
+        let counts = self.on_behalf(programs);
         let mut on_behalf = BTreeMap::new();
-        for ns in &mut sample.namespaces {
-            if let Some(cookie) = ns.cookie {
-                let found = lookups.get(&cookie).copied();
-                let none = || Lookups::sum(&[]);
-                ns.lookups = Some(found.unwrap_or_else(none).only(families));
-            }
-            if ns.kind != Kind::Host
-                && let Some(count) = behalf.get(&ns.key)
-            {
-                ns.behalf.by_host = Some(*count);
+        for ns in sample.namespaces.iter().filter(|ns| ns.kind != Kind::Host) {
+            if let Some(count) = counts.get(&ns.key) {
                 *on_behalf.entry(ns.name.clone()).or_insert(0) += *count;
             }
         }
-        let mut all = sample.namespaces.iter_mut();
-        if let Some(host) = all.find(|ns| ns.kind == Kind::Host) {
-            host.behalf.on_behalf = Some(on_behalf);
+        let mut on_behalf = Some(on_behalf);
+        for ns in &mut sample.namespaces {
+            let of = |cookie| {
+                let found = lookups.get(&cookie).copied();
+                found.unwrap_or_else(|| Lookups::sum(&[])).only(families)
+            };
+            let behalf = if ns.kind == Kind::Host {
+                Behalf {
+                    on_behalf: on_behalf.take(),
+                    ..Behalf::default()
+                }
+            } else {
+                Behalf {
+                    by_host: counts.get(&ns.key).copied(),
+                    ..Behalf::default()
+                }
+            };
+            credit(ns, ns.cookie.map(of), behalf);
         }
         let map = programs.namespaces_map(lookups.len());
         sample.warnings.extend(map_doubt(&map, "--max-namespaces"));
@@ -296,6 +307,15 @@ impl LookupObserver {
         if !past.is_empty() {
             programs.forget_namespaces(&past);
         }
+    }
+}
+
+/// Says of a namespace what was decided in it, which may be what is said already: then it
+/// stays shared with the sample before.
+fn credit(ns: &mut Arc<Namespace>, lookups: Option<Lookups>, behalf: Behalf) {
+    if ns.lookups != lookups || ns.behalf != behalf {
+        let ns = Arc::make_mut(ns);
+        (ns.lookups, ns.behalf) = (lookups, behalf);
     }
 }
 

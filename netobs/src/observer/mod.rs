@@ -4,6 +4,7 @@ mod balance;
 pub mod causes;
 mod describe;
 mod doubts;
+mod hanging;
 mod inherit;
 mod keeper;
 mod lookups;
@@ -11,6 +12,7 @@ mod memory;
 mod names;
 mod past;
 mod presence;
+mod reading;
 mod routing;
 
 use std::{
@@ -19,23 +21,22 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::Context as _;
 use log::{debug, info};
-use netobs_common::{Netns, SlotEntry, SlotOwner};
+use netobs_common::{Netns, SlotOwner};
 
 use balance::Balance;
+use describe::bare;
 pub use describe::listed;
-use describe::{bare, described};
-use doubts::{doubts, own_doubts};
 pub use lookups::{LookupObserver, Wanted};
 use names::Names;
 use past::Past;
 use presence::Turns;
+use reading::add_programs;
 pub use routing::RoutingObserver;
 
 use crate::{
     bpf::{
-        attach::{self, Attached},
+        attach::Attached,
         object::{Capacity, Programs},
         pins::PinFolder,
         qdisc,
@@ -49,9 +50,9 @@ use crate::{
         baseline::Baseline,
         causes::Evidence,
         counters::{Counters, Directions, KernelCounters},
-        sample::{self, Hook, NsKey, Sample, State, Warning},
+        sample::{self, NsKey, State},
     },
-    world::{gather::Machine, netns, rcu::Expedited, stats::CountersByIndex},
+    world::{gather::Machine, rcu::Expedited},
 };
 
 /// After this time what failed is tried again.
@@ -144,6 +145,8 @@ pub struct Observer {
     past: HashMap<NsKey, Past>,
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
+    /// Namespaces as they were [shown](Self::keep) last, of which nothing has changed since.
+    unchanged: HashMap<NsKey, Arc<sample::Namespace>>,
     turns: Turns,
     /// What is remembered in the kernel of namespaces, by cookie.
     notes: HashMap<u64, Netns>,
@@ -215,6 +218,7 @@ impl Observer {
             // As an earlier one knew them: they keep their names until an engine has told.
             rows,
             gone: Vec::new(),
+            unchanged: HashMap::new(),
             turns: Turns::default(),
             departed: Vec::new(),
             inherited: false,
@@ -266,6 +270,7 @@ impl Observer {
         {
             let lag = observed.attached_at.saturating_duration_since(at);
             observed.lag = Some(lag);
+            self.unchanged.remove(&observed.owner);
             self.lags.add(lag);
         }
     }
@@ -273,6 +278,7 @@ impl Observer {
     /// Attaches to what is new in `rows` and lets go of what is not there any
     /// more. What failed is tried again after a while.
     pub async fn apply(&mut self, rows: Vec<Row>, machine: &Machine) {
+        self.unchanged.clear();
         let known = &self.rows;
         let rows = self
             .names
@@ -457,202 +463,6 @@ impl Observer {
         })
     }
 
-    fn observe(
-        &mut self,
-        spot: Spot,
-        owner: NsKey,
-        interface: &Interface,
-        machine: &Machine,
-    ) -> anyhow::Result<Observed> {
-        let programs = self.programs(spot.scope)?;
-        let capacity = programs.counters().slots();
-        let taken = programs.take_slot();
-        let Some(slot) = taken.context("map the counters into memory")? else {
-            if self.turned_away.insert(spot) {
-                self.ever_turned_away += 1;
-            }
-            anyhow::bail!("all {capacity} slots are in use: --max-interfaces makes room for more");
-        };
-        let mut observed = Observed {
-            owner,
-            interface: interface.clone(),
-            slot,
-            attached: Attached::none(),
-            since: SystemTime::now(),
-            baseline: None,
-            counters: None,
-            kernel: None,
-            detached: 0,
-            described: SlotOwner::default(),
-            lag: None,
-            fresh: self.began.is_some(),
-            attached_at: Instant::now(),
-            balance: Balance::default(),
-        };
-        let entry = SlotEntry::new(slot, flags(interface));
-        let name = interface.place.name();
-        // Whose it is comes first: whoever finds it after us can tell then.
-        let result = self
-            .describe(spot, &mut observed)
-            .and_then(|()| self.programs(spot.scope)?.direct(spot.ifindex, entry))
-            .and_then(|()| self.hang(spot, name, machine));
-        match result {
-            Ok(attached) => {
-                observed.attached = attached;
-                observed.since = SystemTime::now();
-                // With the handle of filters, by which they are found.
-                if let Err(error) = self.describe(spot, &mut observed) {
-                    debug!("owner of slot {slot}: {error:#}");
-                }
-                observed.attached_at = Instant::now();
-                // The host's own interfaces are left to settle first.
-                let is_end = matches!(interface.place, Place::HostEnd { .. });
-                if is_end && observed.fresh {
-                    let since = self.passable.get(&spot.ifindex);
-                    observed.lag = since.map(Instant::elapsed);
-                    observed.lag.into_iter().for_each(|lag| self.lags.add(lag));
-                }
-                Ok(observed)
-            }
-            Err(error) => {
-                let programs = self.programs(spot.scope)?;
-                programs.direct(spot.ifindex, SlotEntry::NONE)?;
-                programs.give_back(slot)?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Attaches the programs of `spot`, in the namespace that it is in.
-    fn hang(&mut self, spot: Spot, name: &str, machine: &Machine) -> anyhow::Result<Attached> {
-        let mode = self.settings.tc_mode;
-        let mut made_qdisc = false;
-        let result = self.inside_of(spot, machine, |programs| {
-            attach::attach(programs, name, spot.ifindex, mode, &mut made_qdisc)
-        });
-        if made_qdisc {
-            self.made_qdiscs.insert(spot);
-        }
-        result
-    }
-
-    /// Runs `work` with the programs of `spot`, in the namespace that it is in.
-    fn inside_of<T: Send>(
-        &mut self,
-        spot: Spot,
-        machine: &Machine,
-        work: impl FnOnce(&mut Programs) -> anyhow::Result<T> + Send,
-    ) -> anyhow::Result<T> {
-        let in_host = spot.scope == self.host_key;
-        let path = machine.path_of(spot.scope);
-        let programs = self.programs(spot.scope)?;
-        if in_host {
-            return work(programs);
-        }
-        let file = netns::open(&path.context("the namespace has ended")?)?;
-        netns::within(&file, || {
-            if let (NsKey::Cookie(expected), Ok(cookie)) = (spot.scope, netns::cookie()) {
-                anyhow::ensure!(expected == cookie, "the namespace has ended");
-            }
-            work(programs)
-        })?
-    }
-
-    /// Takes the programs off `spot` and remembers what they counted.
-    async fn release(&mut self, spot: Spot, machine: &Machine, namespace_ended: bool) {
-        let qdisc = self
-            .observed
-            .get(&spot)
-            .filter(|_| self.made_qdiscs.contains(&spot) && !namespace_ended)
-            .map(|o| o.interface.place.name().to_owned());
-        if !namespace_ended
-            && spot.scope != self.host_key
-            && self
-                .observed
-                .get(&spot)
-                .is_some_and(|o| o.attached.hook == Hook::Clsact)
-        {
-            // A filter can only be deleted from within.
-            let file = machine
-                .path_of(spot.scope)
-                .and_then(|path| netns::open(&path).ok());
-            match file {
-                Some(file) => {
-                    let entered = netns::within(&file, || self.retire(spot, false));
-                    if entered.is_err() {
-                        self.retire(spot, true);
-                    }
-                }
-                None => self.retire(spot, true),
-            }
-        } else {
-            self.retire(spot, namespace_ended);
-        }
-        self.made_qdiscs.remove(&spot);
-        self.turned_away.remove(&spot);
-        if let Some(name) = qdisc
-            && let Err(error) = qdisc::remove_if_empty(machine, spot.scope, spot.ifindex).await
-        {
-            debug!("{name}: the clsact qdisc stays: {error:#}");
-        }
-    }
-
-    /// The part of [`release`](Self::release) that works in the namespace of
-    /// the calling thread. `ended`: the interface is no more.
-    fn retire(&mut self, spot: Spot, ended: bool) {
-        let Some(observed) = self.observed.remove(&spot) else {
-            return;
-        };
-        self.settled = false;
-        info!("no longer observing {}", observed.interface.place.name());
-        let Observed {
-            owner,
-            interface,
-            slot,
-            attached,
-            since,
-            baseline,
-            lag,
-            ..
-        } = observed;
-        let hook = attached.hook;
-        if ended {
-            attached.forget();
-        } else {
-            attached.take_off();
-        }
-        let counters = self.free(spot, owner, slot);
-        self.past
-            .entry(owner)
-            .or_default()
-            .remember(sample::Interface {
-                counters,
-                hook,
-                observed_since: Some(since),
-                // What was read last is older than what we counted.
-                kernel: None,
-                before_attach: baseline,
-                attach_lag: lag,
-                ..described(&interface)
-            });
-    }
-
-    /// Gives the slot of `spot` back, once nothing can count into it any more, and
-    /// returns what it counted for `owner`.
-    fn free(&mut self, spot: Spot, owner: NsKey, slot: u32) -> Option<Directions<Counters>> {
-        let programs = self.programs(spot.scope).ok()?;
-        let counters = programs.counters().read(slot);
-        let records = programs.counters().records(slot);
-        let generation = programs.generation(slot);
-        let cut = programs.direct(spot.ifindex, SlotEntry::NONE);
-        self.fold(owner, generation, records);
-        let returned = cut.and_then(|()| self.programs(spot.scope)?.give_back(slot));
-        if let Err(error) = returned {
-            debug!("slot {slot} is lost: {error:#}");
-        }
-        Some(counters)
-    }
-
     /// Keeps the last state of namespaces that have ended, for the next sample.
     fn note_gone(
         &mut self,
@@ -689,183 +499,6 @@ impl Observer {
         }
     }
 
-    /// Reads the kernel's counters, of `only` where given, and adjusts the
-    /// baselines. Ours are read first: see [`Baseline`].
-    fn read_kernel(&mut self, machine: &Machine, only: Option<&HashSet<Spot>>) {
-        let mut kernel: HashMap<NsKey, CountersByIndex> = HashMap::new();
-        for (spot, observed) in &mut self.observed {
-            if only.is_some_and(|only| !only.contains(spot)) {
-                continue;
-            }
-            let programs = if spot.scope == self.host_key {
-                Some(&self.host)
-            } else {
-                self.inside.get(&spot.scope)
-            };
-            observed.counters = programs.map(|programs| programs.counters().read(observed.slot));
-            kernel.entry(spot.scope).or_default();
-        }
-        for (scope, counters) in &mut kernel {
-            match machine.counters_in(*scope) {
-                Ok(read) => *counters = read,
-                Err(error) => debug!("{scope}: {error:#}"),
-            }
-        }
-        for (spot, observed) in &mut self.observed {
-            if only.is_some_and(|only| !only.contains(spot)) {
-                continue;
-            }
-            let read = kernel
-                .get(&spot.scope)
-                .and_then(|counters| counters.get(&spot.ifindex))
-                .map(|counters| oriented(&observed.interface.place, *counters));
-            let (Some(read), Some(counters)) = (read, &observed.counters) else {
-                continue;
-            };
-            observed.kernel = Some(read);
-            let (rx, tx) = (counters.rx.total(), counters.tx.total());
-            match &mut observed.baseline {
-                // So soon after another, what was counted may be yet to pass our hook.
-                Some(baseline) if only.is_some() => {
-                    baseline.rx.lower(&read.rx, &rx);
-                    baseline.tx.lower(&read.tx, &tx);
-                }
-                Some(baseline) => {
-                    baseline.rx.observe(&read.rx, &rx);
-                    baseline.tx.observe(&read.tx, &tx);
-                }
-                None => {
-                    observed.baseline = Some(Directions {
-                        rx: Baseline::new(&read.rx, &rx),
-                        tx: Baseline::new(&read.tx, &tx),
-                    });
-                }
-            }
-        }
-    }
-
-    /// Reads everything.
-    pub async fn sample(
-        &mut self,
-        machine: &Machine,
-        host: sample::Host,
-        time: SystemTime,
-        mut warnings: Vec<Warning>,
-    ) -> Sample {
-        self.read_kernel(machine, None);
-        self.balance(machine).await;
-        let mut recent: HashMap<NsKey, Vec<sample::Interface>> = self
-            .past
-            .iter_mut()
-            .map(|(key, past)| (*key, std::mem::take(&mut past.recent)))
-            .collect();
-        let mut namespaces: Vec<sample::Namespace> = self
-            .rows
-            .values()
-            .filter(|row| self.settings.selection.includes(row) && !self.is_passing(row))
-            .map(|row| sample::Namespace {
-                retired: self.past.get(&row.key).map(Past::total).unwrap_or_default(),
-                former: recent.remove(&row.key).unwrap_or_default(),
-                interfaces: row
-                    .interfaces
-                    .iter()
-                    .chain(self.kept_by(row.key))
-                    .map(|interface| self.interface(row.key, interface))
-                    .collect(),
-                ..bare(row)
-            })
-            .collect();
-        // What the last sample showed as gone has been written by now; whoever is killed
-        // before that is followed by one that shows it again.
-        self.forget_departed();
-        self.departed
-            .extend(self.gone.iter().filter_map(|ns| ns.cookie));
-        namespaces.append(&mut self.gone);
-        warnings.extend(doubts(&namespaces));
-        warnings.extend(self.detached());
-        warnings.extend(self.unbalanced());
-        let observer = self.about();
-        warnings.extend(own_doubts(&observer, !self.turned_away.is_empty()));
-        Sample {
-            time,
-            host,
-            namespaces,
-            unattributed: None,
-            observer,
-            warnings,
-        }
-    }
-
-    /// Interfaces of `owner` that may be elsewhere by now.
-    fn kept_by(&self, owner: NsKey) -> impl Iterator<Item = &Interface> {
-        self.doubtful
-            .iter()
-            .filter_map(|spot| self.observed.get(spot))
-            .filter(move |observed| observed.owner == owner)
-            .map(|observed| &observed.interface)
-    }
-
-    /// Whether all that makes `row` one is an interface that others have.
-    fn is_passing(&self, row: &Row) -> bool {
-        let doubtful = |interface: &Interface| {
-            let spot = self.spot(row.key, &interface.place);
-            self.doubtful.contains(&spot)
-        };
-        matches!(row.key, NsKey::Nsid(_)) && row.interfaces.iter().all(doubtful)
-    }
-
-    fn interface(&self, owner: NsKey, interface: &Interface) -> sample::Interface {
-        let spot = self.spot(owner, &interface.place);
-        let described = described(interface);
-        match self.observed.get(&spot).filter(|o| o.owner == owner) {
-            Some(observed) => sample::Interface {
-                hook: observed.attached.hook,
-                observed_since: Some(observed.since),
-                counters: observed.counters.clone(),
-                kernel: observed.kernel,
-                before_attach: observed.baseline,
-                attach_lag: observed.lag,
-                ..described
-            },
-            None => sample::Interface {
-                reason: Some(
-                    self.failed
-                        .get(&spot)
-                        .map(|(reason, _)| reason.clone())
-                        .unwrap_or_else(|| "not attached yet".to_owned()),
-                ),
-                ..described
-            },
-        }
-    }
-
-    fn about(&self) -> sample::Observer {
-        let copies = std::iter::once(&self.host).chain(self.inside.values());
-        let mut about = self.former.clone();
-        for copy in copies {
-            add_programs(&mut about, copy);
-        }
-        about.programs.sort_by(|a, b| a.name.cmp(&b.name));
-        about
-            .maps
-            .push(self.host.notes_info(self.notes.len(), self.notes_full));
-        if self.settings.pins.is_some() {
-            about.maps.push(self.host.series_info());
-        }
-        let mut maps = self.host.maps();
-        for copy in self.inside.values() {
-            let more = copy.maps();
-            maps.entries += more.entries;
-            maps.capacity += more.capacity;
-        }
-        // Interfaces, and not attempts.
-        maps.full = self.ever_turned_away;
-        about.maps.push(maps);
-        about.lags = self.lags;
-        about.pinned = self.host.part().map(|part| part.path().to_owned());
-        about
-    }
-
     /// Takes everything off, unless it is to live on.
     pub async fn shut_down(mut self, machine: &Machine) {
         if self.settings.pins.is_some() {
@@ -889,54 +522,6 @@ impl Observer {
             }
         }
     }
-}
-
-/// Adds what a copy of the programs did and could not credit.
-fn add_programs(about: &mut sample::Observer, copy: &Programs) {
-    about.lost += copy.lost();
-    for program in copy.programs() {
-        match about.programs.iter_mut().find(|p| p.name == program.name) {
-            Some(sum) => {
-                // What ran before the kernel counted runs is not known, and not much.
-                let add = |sum: &mut Option<u64>, more: Option<u64>| {
-                    *sum = more.map(|more| sum.unwrap_or(0) + more);
-                };
-                add(&mut sum.runs, program.runs);
-                add(&mut sum.run_ns, program.run_ns);
-                add(&mut sum.missed, program.missed);
-            }
-            None => about.programs.push(program),
-        }
-    }
-}
-
-/// What the kernel counts on the host end is the namespace's, mirrored.
-fn oriented(place: &Place, counters: Directions<KernelCounters>) -> Directions<KernelCounters> {
-    match place {
-        Place::HostEnd { .. } => counters.mirrored(),
-        Place::Inside { .. } => counters,
-    }
-}
-
-/// A namespace's difference in the directions of the interface that carries the programs.
-fn oriented_difference(place: &Place, difference: Directions<i64>) -> Directions<i64> {
-    match place {
-        Place::HostEnd { .. } => difference.mirrored(),
-        Place::Inside { .. } => difference,
-    }
-}
-
-fn flags(interface: &Interface) -> u32 {
-    let inside = match interface.place {
-        Place::HostEnd { .. } => 0,
-        Place::Inside { .. } => SlotEntry::INSIDE,
-    };
-    let bare = if interface.ethernet {
-        0
-    } else {
-        SlotEntry::NO_ETHERNET
-    };
-    inside | bare
 }
 
 /// Whether two places are the same end, whatever it is called now.

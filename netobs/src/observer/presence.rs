@@ -87,6 +87,7 @@ impl Observer {
             let name = observed.interface.place.name().to_owned();
             info!("{name}: somebody took the programs off");
             observed.detached += 1;
+            self.unchanged.remove(&observed.owner);
             // What is left of them goes first, where it is.
             let left = std::mem::replace(&mut observed.attached, Attached::none());
             let file = machine

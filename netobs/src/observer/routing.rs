@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -221,6 +222,7 @@ impl RoutingObserver {
             .filter_map(|ns| {
                 let shown = self.shown.get(&ns.key).or_else(|| past.get(&ns.key))?;
                 let of = ns.cookie.and_then(|cookie| failures.remove(&cookie));
+                let ns = Arc::unwrap_or_clone(ns);
                 Some(routing(ns, shown, of.unwrap_or_default()))
             })
             .collect();
@@ -263,7 +265,7 @@ impl RoutingObserver {
         let mut sample = Sample {
             time,
             host,
-            namespaces: up.chain(gone).collect(),
+            namespaces: up.chain(gone).map(Arc::new).collect(),
             unattributed: None,
             observer: Observer::default(),
             warnings,

@@ -55,7 +55,7 @@ impl Written {
 
     /// Whether the same would be written of `row`, given that this was of the one before.
     fn is_of(&self, row: &Row<'_>) -> bool {
-        self.rates == row.rates && self.lookups == row.lookups && row.before == Some(row.namespace)
+        self.rates == row.rates && self.lookups == row.lookups && row.is_as_before()
     }
 }
 
