@@ -183,20 +183,32 @@ fn what_ended_or_came_meanwhile_is_told_apart_from_what_stayed() -> anyhow::Resu
     };
     connect("short", 7, "index 700")?;
     connect("moved", 8, "index 800")?;
+    connect("held", 9, "index 900")?;
     let from =
         |name: &str, times: &str| ping(&lab, &Netns::Named(name.to_owned()), "10.9.0.1", &[times]);
     let mut watch = Watch::start(&lab, &["--pin"])?;
-    for name in ["short", "moved"] {
+    for name in ["short", "moved", "held"] {
         watch.until("the rows", |sample| observes(sample, name, "eth0"))?;
     }
     from("short", "-c3")?;
     from("moved", "-c2")?;
+    from("held", "-c1")?;
     watch.until("the pings", |sample| {
-        icmp(sample, "short") == (3, 3) && icmp(sample, "moved") == (2, 2)
+        icmp(sample, "short") == (3, 3)
+            && icmp(sample, "moved") == (2, 2)
+            && icmp(sample, "held") == (1, 1)
     })?;
     watch.proc.end(Signal::SIGKILL, SOON)?;
 
-    // One ends after more traffic, its index is another's; one moves to others.
+    // One ends after more traffic, its index is another's; one moves to others; of one
+    // only the pair is left for a while.
+    from("held", "-c7")?;
+    let holder = "exec 9</run/netns/held; echo open; exec sleep 2147483647";
+    let holder = lab.command("sh").args(["-c", holder]).start()?;
+    poll_until(SOON, "the holder", || {
+        Ok((!holder.stdout().is_empty()).then_some(()))
+    })?;
+    lab.netns_del("held")?;
     from("short", "-c4")?;
     lab.netns_del("short")?;
     poll_until(SOON, "the end of its veth", || {
@@ -220,6 +232,9 @@ fn what_ended_or_came_meanwhile_is_told_apart_from_what_stayed() -> anyhow::Resu
     assert_eq!(short["state"], "gone", "{short}");
     assert_eq!(short["kind"], "named");
     assert_eq!(icmp(&sample, "short"), (7, 7));
+    let held = namespace(&sample, "held");
+    assert_eq!(held["state"], "gone", "{held}");
+    assert_eq!(icmp(&sample, "held"), (8, 8));
     // What passed before we came is the kernel's only.
     assert_eq!(icmp(&sample, "heir"), (0, 0));
     assert_eq!(icmp(&sample, "other"), (0, 0));

@@ -138,6 +138,12 @@ impl Observer {
             self.bury(spot, slot, owner, machine);
             return;
         };
+        // Where nobody can tell by now whose the interface is, what was counted is theirs who
+        // had it: the pair of a namespace that is ending is there for a moment longer.
+        let key = match owner.cookie {
+            0 => key,
+            cookie => NsKey::Cookie(cookie),
+        };
         let entry = SlotEntry::new(slot, flags(interface));
         if let Ok(programs) = self.programs(scope)
             && let Err(error) = programs.direct(spot.ifindex, entry)

@@ -115,6 +115,19 @@ impl Generator {
     }
 }
 
+impl Drop for Generator {
+    /// Waits until its sockets are closed. Each takes a grace period, and a child that is
+    /// forked meanwhile inherits what is left of thousands, and closes them before it begins.
+    fn drop(&mut self) {
+        let (nobody, _) = sync_channel(0);
+        self.ask = nobody;
+        if let Some(thread) = self.thread.take() {
+            // Whoever asked was told of its errors.
+            let _ = thread.join();
+        }
+    }
+}
+
 fn slice(load: &mut impl Load, softirqs: &Softirqs, duration: Duration) -> anyhow::Result<Slice> {
     let spent =
         |load: &dyn Load| anyhow::Ok(cpu::of_this_thread()? + softirqs.cpu()? + load.elsewhere()?);

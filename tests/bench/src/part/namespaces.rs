@@ -84,6 +84,8 @@ fn packets(plan: Plan, scene: &Scene, measured: &mut Measured) -> anyhow::Result
         .clone()
         .map(|number| scene.frame(number, 1024).bytes())
         .collect();
+    // As netobs does where there are many at once.
+    let _expedited = Expedited::begin();
     let mut generator = Generator::start(scene.netns("n0")?, move || {
         let sockets = files.iter().map(|netns| inside(netns, || open("eth0")));
         Ok(Frames::each(sockets.collect::<Result<_, _>>()?, frames))
@@ -91,8 +93,6 @@ fn packets(plan: Plan, scene: &Scene, measured: &mut Measured) -> anyhow::Result
     let interfaces: Vec<String> = names.map(end).collect();
     scene.on_host(|| {
         cpu::stay_on(cpu::others()?)?;
-        // As netobs does where there are many at once.
-        let _expedited = Expedited::begin();
         let mut observers: Vec<Box<dyn Observer + '_>> = vec![
             Box::new(Pair::empty(&interfaces)?),
             Box::new(Netobs::new(&interfaces)?),
