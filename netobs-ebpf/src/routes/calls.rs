@@ -10,9 +10,11 @@
 //! A packet may come in meanwhile and have lookups of its own, and so may a tunnel:
 //! the call has to name the destination that was looked up.
 
+use core::ffi::c_void;
+
 use aya_ebpf::helpers::{
     bpf_probe_read_user,
-    generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    generated::{self, bpf_get_current_task_btf, bpf_task_pt_regs},
 };
 
 use crate::kernel::*;
@@ -57,15 +59,8 @@ pub fn cookie_for(destination: u32) -> u64 {
         number::SENDTO => is(load(registers, &OFF_REGS_FIFTH), destination),
         number::SENDMSG => message_is(second, destination),
         number::SENDMMSG => {
-            let messages: u64 = load(registers, &OFF_REGS_THIRD);
-            let mut found = false;
-            for at in 0..MOST_MESSAGES {
-                found = at < messages && message_is(second + at * MESSAGE, destination);
-                if found {
-                    break;
-                }
-            }
-            found
+            let messages = load(registers, &OFF_REGS_THIRD);
+            is(first_like(second, messages, destination), destination)
         }
         _ => false,
     };
@@ -74,6 +69,24 @@ pub fn cookie_for(destination: u32) -> u64 {
     }
     let any = call == number::CONNECT;
     socket_cookie(task, load(registers, &OFF_REGS_FIRST), any).unwrap_or(0)
+}
+
+/// The first address of so many messages that has `destination` where one of IPv4 or of
+/// IPv6 would have it; 0 for none. The verifier goes round with us: nothing is asked that
+/// can wait until one is found.
+#[inline(always)]
+fn first_like(messages: u64, number: u64, destination: u32) -> u64 {
+    for at in 0..MOST_MESSAGES {
+        if at >= number {
+            break;
+        }
+        let address: u64 = glance_user(messages + at * MESSAGE);
+        let found: [u32; 2] = [glance_user(address + 4), glance_user(address + 20)];
+        if found[0] == destination || found[1] == destination {
+            return address;
+        }
+    }
+    0
 }
 
 /// Whether the message's address is `destination`.
@@ -101,6 +114,21 @@ fn read_user<T>(address: u64) -> Option<T> {
     }
     // SAFETY: the helper reports an address that cannot be read.
     unsafe { bpf_probe_read_user(address as *const T) }.ok()
+}
+
+/// The number at `address`; 0 where it cannot be read.
+#[inline(always)]
+fn glance_user<T: Copy + Default>(address: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: the helper writes as much as there is room for, and zeros where it fails.
+    unsafe {
+        generated::bpf_probe_read_user(
+            (&raw mut value).cast(),
+            size_of::<T>() as u32,
+            address as *const c_void,
+        );
+    }
+    value
 }
 
 /// The namespace of the socket `number` of the thread, which is one for UDP unless `any`

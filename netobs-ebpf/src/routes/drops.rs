@@ -102,14 +102,14 @@ fn arp(work: &mut Work, data: u64, protocol: u16) {
 #[inline(always)]
 pub fn dropped(ctx: &BtfTracePointContext) {
     let reason = ctx.arg::<u64>(2) as u32;
-    if !is_ours(reason) {
+    let Some(cause) = cause(reason) else {
         return;
-    }
+    };
     let packet: Object = ctx.arg(0);
     if load::<u16>(packet, &OFF_SKB_PROTOCOL) != ETH_P_IP.to_be() {
         return;
     }
-    let Some((class, kind)) = class(packet, reason) else {
+    let Some((class, kind)) = class(packet, cause) else {
         return;
     };
     let device: Object = load(packet, &OFF_SKB_DEV);
@@ -161,34 +161,42 @@ fn is(reason: u32, known: u32) -> bool {
     known != ABSENT && reason == known
 }
 
-#[inline(always)]
-fn is_martian(reason: u32) -> bool {
-    is(reason, REASON_LOCAL_SOURCE.load())
-        || is(reason, REASON_INVALID_SOURCE.load())
-        || is(reason, REASON_LOCALNET.load())
-        || is(reason, REASON_INVALID_DEST.load())
+/// What a drop is about, by its reason.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    RpFilter,
+    Martian,
+    /// The packet's destination has an error that tells.
+    Destination,
 }
 
 #[inline(always)]
-fn is_ours(reason: u32) -> bool {
-    is(reason, REASON_NOT_SPECIFIED.load())
+fn cause(reason: u32) -> Option<Cause> {
+    if is(reason, REASON_RPFILTER.load()) {
+        return Some(Cause::RpFilter);
+    }
+    if is(reason, REASON_LOCAL_SOURCE.load())
+        || is(reason, REASON_INVALID_SOURCE.load())
+        || is(reason, REASON_LOCALNET.load())
+        || is(reason, REASON_INVALID_DEST.load())
+    {
+        return Some(Cause::Martian);
+    }
+    let by_destination = is(reason, REASON_NOT_SPECIFIED.load())
         || is(reason, REASON_INNOROUTES.load())
-        || is(reason, REASON_INADDRERRORS.load())
-        || is(reason, REASON_RPFILTER.load())
-        || is_martian(reason)
+        || is(reason, REASON_INADDRERRORS.load());
+    by_destination.then_some(Cause::Destination)
 }
 
 /// The class of the failure and the type of the route that rejected, 0 for
 /// none; nothing where the drop has other reasons.
 #[inline(always)]
-fn class(packet: Object, reason: u32) -> Option<(u32, u8)> {
-    if is(reason, REASON_RPFILTER.load()) {
-        return Some((CLASS_RP_FILTER, 0));
+fn class(packet: Object, cause: Cause) -> Option<(u32, u8)> {
+    match cause {
+        Cause::RpFilter => return Some((CLASS_RP_FILTER, 0)),
+        Cause::Martian => return Some((CLASS_MARTIAN, 0)),
+        Cause::Destination => {}
     }
-    if is_martian(reason) {
-        return Some((CLASS_MARTIAN, 0));
-    }
-    // The others leave their error in the packet's destination.
     let destination = load::<u64>(packet, &OFF_SKB_DST) & !DST_FLAGS;
     if destination == 0 {
         return None;

@@ -59,12 +59,37 @@ struct Flow {
     destination: u32,
 }
 
+/// Where a packet is to go next, with what is read of it more than once: each time is
+/// work for the verifier on every way that leads there.
+struct Hop {
+    object: Object,
+    device: Object,
+    /// Of the namespace.
+    cookie: u64,
+}
+
+impl Hop {
+    #[inline(always)]
+    fn new(object: Object) -> Self {
+        let device: Object = if object.is_null() {
+            core::ptr::null()
+        } else {
+            load(object, &OFF_NHC_DEV)
+        };
+        Self {
+            object,
+            device,
+            cookie: cookie_of(device),
+        }
+    }
+}
+
 /// One visit to a table.
 #[inline(always)]
 pub fn visit(ctx: &BtfTracePointContext) {
     let table = ctx.arg::<u64>(0) as u32;
     let object: Object = ctx.arg(1);
-    let hop: Object = ctx.arg(2);
+    let hop = Hop::new(ctx.arg(2));
     let error = ctx.arg::<u64>(3) as i32;
 
     let iif: u32 = load(object, &OFF_FL4_IIF);
@@ -83,34 +108,53 @@ pub fn visit(ctx: &BtfTracePointContext) {
         destination: load(object, &OFF_FL4_DADDR),
     };
     if iif == LOOPBACK {
-        sent(work, &flow, table, hop, error);
+        sent(work, &flow, table, &hop, error);
     } else {
-        received(work, &flow, table, hop, error);
+        received(work, &flow, table, &hop, error);
     }
 }
 
 /// A local sender asks.
 #[inline(always)]
-fn sent(work: &mut Work, flow: &Flow, table: u32, hop: Object, error: i32) {
+fn sent(work: &mut Work, flow: &Flow, table: u32, hop: &Hop, error: i32) {
     if checks_source(work, flow) {
         return;
     }
     let note =
         account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
-    if error == 0 {
-        found(note, flow, table, hop);
-    } else if error != -EAGAIN || table == TABLE_MAIN || table == TABLE_DEFAULT {
-        not_found(note, flow.object, table, error);
-    } else if note.state == STATE_HIT {
-        // The kernel goes on, so what it met before was not what it took; and if
+    let ends = match error {
+        0 => !hop.object.is_null(),
+        // Where the kernel goes on, what it met before was not what it took; and if
         // there is nothing more, this was the end.
-        not_found(note, flow.object, table, error);
+        _ => !goes_on(error, table) || note.state == STATE_HIT,
+    };
+    if !ends {
+        return;
     }
+    let cookie = match error {
+        0 => hop.cookie,
+        _ => senders::cookie_for(flow.destination),
+    };
+    account::take_back::<FAMILY_IPV4>(note, cookie);
+    if error == 0 {
+        account::hit::<FAMILY_IPV4>(note, cookie, ORIGIN_OUTPUT, |key| {
+            describe(key, flow.destination, table, hop.object);
+            key.route_type = hop_type(hop.object);
+        });
+    } else {
+        not_found(note, flow.object, table, error, cookie);
+    }
+}
+
+/// Whether the kernel looks at another table after `table`, which had no route.
+#[inline(always)]
+fn goes_on(error: i32, table: u32) -> bool {
+    error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT
 }
 
 /// A received packet.
 #[inline(always)]
-fn received(work: &mut Work, flow: &Flow, table: u32, hop: Object, error: i32) {
+fn received(work: &mut Work, flow: &Flow, table: u32, hop: &Hop, error: i32) {
     if flow.protocol != 0 && hop_asks_no_ports(hop) {
         // A program or a firewall asks, not the kernel for a packet.
         return;
@@ -132,18 +176,20 @@ fn received(work: &mut Work, flow: &Flow, table: u32, hop: Object, error: i32) {
     if asked_by_arp {
         return;
     }
-    if error == 0 {
-        if !hop.is_null() {
-            work.input_counted = 1 + routed(work, flow, table, hop);
-        }
-        return;
-    }
+    let kind = match error {
+        0 if hop.object.is_null() => return,
+        0 => kind(work, flow, hop),
+        _ => 0,
+    };
     let note =
         account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
+    if goes_on(error, table) && note.state != STATE_HIT {
+        return;
+    }
+    let again = account::take_back::<FAMILY_IPV4>(note, hop.cookie);
     // Without a route it is dropped, and counted there: the drop tells its namespace.
-    let goes_on = error == -EAGAIN && table != TABLE_MAIN && table != TABLE_DEFAULT;
-    if !goes_on || note.state == STATE_HIT {
-        account::take_back::<FAMILY_IPV4>(note, 0);
+    if error == 0 {
+        work.input_counted = 1 + routed(note, flow, table, hop, kind, again);
     }
 }
 
@@ -203,57 +249,44 @@ fn is_arp(work: &mut Work, flow: &Flow, error: i32) -> bool {
 /// Whether the rules of the namespace that `hop` is in make the kernel look at no
 /// ports. Then lookups for received packets have no protocol.
 #[inline(always)]
-fn hop_asks_no_ports(hop: Object) -> bool {
-    if OFF_NET_DISSECT.load() == ABSENT || hop.is_null() {
+fn hop_asks_no_ports(hop: &Hop) -> bool {
+    if OFF_NET_DISSECT.load() == ABSENT || hop.device.is_null() {
         return false;
     }
-    let device: Object = load(hop, &OFF_NHC_DEV);
-    if device.is_null() {
-        return false;
-    }
-    let net: Object = load(device, &OFF_DEV_NET);
+    let net: Object = load(hop.device, &OFF_DEV_NET);
     !net.is_null() && load::<u32>(net, &OFF_NET_DISSECT) == 0
 }
 
-/// A local sender found a route.
+/// The type of the route that was found for a received packet; 0 for unknown.
 #[inline(always)]
-fn found(note: &mut FlowNote, flow: &Flow, table: u32, hop: Object) {
-    if hop.is_null() {
-        return;
-    }
-    let cookie = cookie_of(load(hop, &OFF_NHC_DEV));
-    account::take_back::<FAMILY_IPV4>(note, cookie);
-    account::hit::<FAMILY_IPV4>(note, cookie, ORIGIN_OUTPUT, |key| {
-        describe(key, flow.destination, table, hop);
-        key.route_type = hop_type(hop);
-    });
-}
-
-/// A route was found for a received packet; gives its origin.
-#[inline(always)]
-fn routed(work: &mut Work, flow: &Flow, table: u32, hop: Object) -> u32 {
-    let device: Object = load(hop, &OFF_NHC_DEV);
-    let cookie = cookie_of(device);
-    let mut kind = hop_type(hop);
+fn kind(work: &mut Work, flow: &Flow, hop: &Hop) -> u8 {
+    let kind = hop_type(hop.object);
     // What is received for a neighbour of ours may be for all of them. The last two
     // bits of a broadcast address are equal, since a subnet that has one is no smaller.
     let last = u32::from_be(flow.destination) & 3;
-    if kind == 0 && (last == 3 || last == 0) && is_for_all(work, device, cookie, flow.destination) {
-        kind = route_type::BROADCAST;
+    if kind == 0
+        && (last == 3 || last == 0)
+        && is_for_all(work, hop.device, hop.cookie, flow.destination)
+    {
+        return route_type::BROADCAST;
     }
+    kind
+}
+
+/// A route of such a `kind` was found for a received packet, `again` if one was before;
+/// gives its origin.
+#[inline(always)]
+fn routed(note: &mut FlowNote, flow: &Flow, table: u32, hop: &Hop, kind: u8, again: bool) -> u32 {
     let origin = match kind {
         route_type::LOCAL | route_type::BROADCAST => ORIGIN_INPUT,
         _ => ORIGIN_FORWARD,
     };
-    let note =
-        account::take_up::<FAMILY_IPV4>(work, flow.object, flow.destination, flow.iif, table);
-    let again = account::take_back::<FAMILY_IPV4>(note, cookie);
-    account::hit::<FAMILY_IPV4>(note, cookie, origin, |key| {
-        describe(key, flow.destination, table, hop);
+    account::hit::<FAMILY_IPV4>(note, hop.cookie, origin, |key| {
+        describe(key, flow.destination, table, hop.object);
         key.route_type = kind;
     });
     if origin == ORIGIN_FORWARD && !again {
-        behalf::forwarded::<FAMILY_IPV4>(cookie, flow.iif, address4(flow.source));
+        behalf::forwarded::<FAMILY_IPV4>(hop.cookie, flow.iif, address4(flow.source));
     }
     origin
 }
@@ -337,31 +370,43 @@ fn is_broadcast(device: Object, destination: u32) -> bool {
     if settings.is_null() {
         return false;
     }
-    let mut address: Object = load(settings, &OFF_IN_ADDRESSES);
+    // By probes: the verifier follows a typed pointer round a loop for long, and what was
+    // found is remembered.
+    let Some(mut address) = probe_member::<u64>(settings as u64, &OFF_IN_ADDRESSES) else {
+        return false;
+    };
     for _ in 0..ADDRESSES {
-        if address.is_null() {
+        if address == 0 {
             return false;
         }
-        let mask: u32 = load(address, &OFF_IFA_MASK);
-        let own: u32 = load(address, &OFF_IFA_ADDRESS);
+        let Some(mask) = probe_member::<u32>(address, &OFF_IFA_MASK) else {
+            return false;
+        };
+        let Some(own) = probe_member::<u32>(address, &OFF_IFA_ADDRESS) else {
+            return false;
+        };
+        let Some(broadcast) = probe_member::<u32>(address, &OFF_IFA_BROADCAST) else {
+            return false;
+        };
         let subnets = (own & mask) | !mask;
-        if destination == load::<u32>(address, &OFF_IFA_BROADCAST)
+        if destination == broadcast
             // A subnet of one or two addresses has none.
             || (destination == subnets && u32::from_be(!mask) > 1)
         {
             return true;
         }
-        address = load(address, &OFF_IFA_NEXT);
+        let Some(next) = probe_member(address, &OFF_IFA_NEXT) else {
+            return false;
+        };
+        address = next;
     }
     false
 }
 
 /// A local sender's lookup found nothing, or a route that rejects.
 #[inline(never)]
-fn not_found(note: &mut FlowNote, flow: Object, table: u32, error: i32) {
+fn not_found(note: &mut FlowNote, flow: Object, table: u32, error: i32, cookie: u64) {
     let destination: u32 = load(flow, &OFF_FL4_DADDR);
-    let cookie = senders::cookie_for(destination);
-    account::take_back::<FAMILY_IPV4>(note, cookie);
     let oif: u32 = load(flow, &OFF_FL4_OIF);
     // For a socket that is bound to an interface the kernel takes the
     // destination to be on that link, routes or not.

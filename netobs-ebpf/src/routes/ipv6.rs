@@ -40,24 +40,22 @@ pub fn visit(ctx: &BtfTracePointContext) {
     let cookie: u64 = load(net, &OFF_NET_COOKIE);
     let table: u32 = load(table, &OFF_TB6_ID);
     let destination = load_address6(flow, &OFF_FL6_DADDR);
-    let Some(work) = maps::work() else { return };
-    let note = account::take_up::<FAMILY_IPV6>(work, flow, fold(&destination), iif, table);
-
     let none: Object = load(net, &OFF_NET_NULL6);
     // A value of its own, and pointers that are read anew where they are used:
     // the compiler would calculate with them, which the verifier forbids.
     let is_none = black_box(load::<Object>(result, &OFF_RES6_F6I) == none);
     let kind: u8 = load(result, &OFF_RES6_TYPE);
+    let finds_nothing = is_none || kind == THROW;
+    let Some(work) = maps::work() else { return };
+    let note = account::take_up::<FAMILY_IPV6>(work, flow, fold(&destination), iif, table);
+    // What it met before it did not take.
+    let again = account::take_back::<FAMILY_IPV6>(note, cookie);
+    if finds_nothing && table != TABLE_MAIN {
+        // The kernel goes on; in this table lookups end.
+        return;
+    }
     let class = match kind {
-        // Here lookups end; elsewhere they go on.
-        _ if is_none || kind == THROW => {
-            if table != TABLE_MAIN {
-                // The kernel goes on: what it met before it did not take.
-                account::take_back::<FAMILY_IPV6>(note, cookie);
-                return;
-            }
-            CLASS_NO_ROUTE
-        }
+        _ if finds_nothing => CLASS_NO_ROUTE,
         route_type::BLACKHOLE => CLASS_BLACKHOLE,
         route_type::UNREACHABLE => CLASS_UNREACHABLE,
         route_type::PROHIBIT => CLASS_PROHIBIT,
@@ -68,7 +66,6 @@ pub fn visit(ctx: &BtfTracePointContext) {
         route_type::LOCAL | route_type::ANYCAST | route_type::MULTICAST => ORIGIN_INPUT,
         _ => ORIGIN_FORWARD,
     };
-    let again = account::take_back::<FAMILY_IPV6>(note, cookie);
     let failure = |class: u32| FailureKey {
         cookie,
         destination,

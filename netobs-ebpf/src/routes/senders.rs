@@ -60,7 +60,7 @@ fn note(ctx: &SockAddrContext, destination: u32) {
 
 /// The namespace that this thread is about to send to `destination` from; 0 for
 /// unknown.
-#[inline(always)]
+#[inline(never)]
 pub fn cookie_for(destination: u32) -> u64 {
     match calls::cookie_for(destination) {
         0 => noted_for(destination),

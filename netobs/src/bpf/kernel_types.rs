@@ -183,6 +183,14 @@ impl KernelTypes {
         from.split(|byte| *byte == 0).next()
     }
 
+    /// Whether that is the name at `offset`: to look for one among thousands without
+    /// reading each to its end.
+    fn is_name(&self, offset: usize, name: &[u8]) -> bool {
+        let from = self.contents[self.strings.clone()].get(offset..);
+        let rest = from.and_then(|from| from.strip_prefix(name));
+        rest.is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0))
+    }
+
     /// The offset of `field` in bytes; [`ABSENT`] for one that is optional.
     ///
     /// # Errors
@@ -240,8 +248,8 @@ impl KernelTypes {
     /// Functions and structures may share a name.
     fn structure(&self, name: &str) -> Option<u32> {
         let is_called = |id: &u32| {
-            let found = self.get(*id).and_then(|found| self.name(found.name));
-            found == Some(name.as_bytes())
+            let found = self.get(*id);
+            found.is_some_and(|found| self.is_name(found.name, name.as_bytes()))
         };
         self.structures.iter().copied().rfind(is_called)
     }
@@ -250,8 +258,8 @@ impl KernelTypes {
     #[must_use]
     pub fn drop_reasons(&self) -> DropReasons {
         let mut all = self.types.iter().filter_map(|at| self.at(*at));
-        let reasons = all
-            .find(|found| found.kind == ENUM && self.name(found.name) == Some(b"skb_drop_reason"));
+        let reasons =
+            all.find(|found| found.kind == ENUM && self.is_name(found.name, b"skb_drop_reason"));
         let value = |(reasons, number): (Type, usize)| {
             let at = reasons.rest + number * 8;
             let name = str::from_utf8(self.name(self.word(at)? as usize)?).ok()?;
