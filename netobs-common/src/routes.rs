@@ -251,6 +251,18 @@ pub struct Lookups {
     pub classes: [u64; 8],
 }
 
+impl Lookups {
+    /// Adds what another CPU counted.
+    pub fn add(&mut self, other: &Self) {
+        let rows = self.decisions.iter_mut().chain(&mut self.failed);
+        let others = other.decisions.iter().chain(&other.failed);
+        let of_rows = rows.flatten().zip(others.flatten());
+        for (sum, more) in of_rows.chain(self.classes.iter_mut().zip(&other.classes)) {
+            *sum = sum.wrapping_add(*more);
+        }
+    }
+}
+
 /// Decisions of one namespace and family on one CPU that have not been added to
 /// its [`Lookups`], and never will be: what a namespace has is the sum of both.
 ///

@@ -1,6 +1,9 @@
 //! From samples to series: what a scraper sees over the lives of containers.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use netobs::model::{
     counters::{Counters, Directions},
@@ -35,7 +38,8 @@ fn namespace(cookie: u64, name: &str, since: u64, packets: u64) -> Namespace {
     let recorded = include_str!("../testdata/sample-1.json");
     let sample: Sample = serde_json::from_str(recorded).expect("a sample");
     let mut all = sample.namespaces.into_iter();
-    let mut ns = all.find(|ns| ns.interfaces.len() == 1).expect("one");
+    let one = all.find(|ns| ns.interfaces.len() == 1).expect("one");
+    let mut ns = Arc::unwrap_or_clone(one);
     ns.key = NsKey::Cookie(cookie);
     ns.cookie = Some(cookie);
     name.clone_into(&mut ns.name);
@@ -54,7 +58,7 @@ fn sample(seconds: u64, namespaces: Vec<Namespace>) -> Sample {
     let sample: Sample = serde_json::from_str(recorded).expect("a sample");
     Sample {
         time: at(seconds),
-        namespaces,
+        namespaces: namespaces.into_iter().map(Arc::new).collect(),
         ..sample
     }
 }

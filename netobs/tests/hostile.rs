@@ -1,14 +1,14 @@
 //! Names and patterns that nobody would choose in good faith, in every format and
 //! as arguments.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use netobs::{
     inventory::{build::Row, select::Selection},
     model::{
         exporter::{Exporter, NoKeeper},
         process::Process,
-        sample::{Kind, Member, NsKey, Sample, Warning},
+        sample::{Kind, Member, Namespace, NsKey, Sample, Warning},
         view::View,
     },
     render::{Style, columns::Columns, csv, json, list, metrics, table, text},
@@ -35,6 +35,12 @@ fn name() -> impl Strategy<Value = String> {
     vec(character, 0..40).prop_map(|characters| characters.into_iter().collect())
 }
 
+/// As `netobs list` has them.
+fn listed(sample: &Sample) -> Vec<Namespace> {
+    let all = sample.namespaces.iter();
+    all.map(|ns| Namespace::clone(ns)).collect()
+}
+
 /// A recorded sample with these names in it.
 fn sample(names: &[String]) -> Sample {
     let file = format!("{}/testdata/sample-2.json", env!("CARGO_MANIFEST_DIR"));
@@ -43,6 +49,7 @@ fn sample(names: &[String]) -> Sample {
     let mut names = names.iter().cycle().cloned();
     let mut next = || names.next().unwrap_or_default();
     for ns in &mut sample.namespaces {
+        let ns = Arc::make_mut(ns);
         ns.name = next();
         for member in &mut ns.members {
             member.name = next();
@@ -233,7 +240,7 @@ proptest! {
         }
 
         let mut out = Vec::new();
-        csv::list(&sample.namespaces, &Columns::default(), &mut out)?;
+        csv::list(&listed(&sample), &Columns::default(), &mut out)?;
         let mut reader = ::csv::Reader::from_reader(&out[..]);
         let records: Vec<_> = reader.records().collect::<Result<_, _>>().expect("equal lines");
         let interfaces = sample.namespaces.iter().flat_map(|ns| &ns.interfaces);
@@ -258,7 +265,7 @@ proptest! {
             prop_assert!(!line.contains(steers), "{:?}", line);
         }
         let mut out = Vec::new();
-        list::table(&sample.namespaces, false, &mut out)?;
+        list::table(&listed(&sample), false, &mut out)?;
         let output = String::from_utf8(out).expect("UTF-8");
         prop_assert!(!output.replace('\n', "").contains(steers), "{:?}", output);
         // A header, and a line per address, or interface or namespace without one.

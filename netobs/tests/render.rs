@@ -1,7 +1,10 @@
 //! What users and scripts see, over samples recorded on a Docker host: no root
 //! needed.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use clap::CommandFactory as _;
 use netobs::{
@@ -37,6 +40,7 @@ fn with_lookups(mut sample: Sample, times: u64) -> Sample {
         failed: times,
     });
     for (ns, number) in sample.namespaces.iter_mut().zip(1..) {
+        let ns = Arc::make_mut(ns);
         let decisions = Decisions {
             all: Origins {
                 output: 7 * number * times,
@@ -64,11 +68,17 @@ fn with_lookups(mut sample: Sample, times: u64) -> Sample {
     sample
 }
 
+/// As `netobs list` has them.
+fn listed(sample: &Sample) -> Vec<Namespace> {
+    let all = sample.namespaces.iter();
+    all.map(|ns| Namespace::clone(ns)).collect()
+}
+
 fn hostile_sample() -> Sample {
     let mut sample = sample(2);
     for ns in &mut sample.namespaces {
         if ns.name == "web" {
-            rename(ns);
+            rename(Arc::make_mut(ns));
         }
     }
     sample.warnings.push(Warning {
@@ -143,10 +153,10 @@ fn the_table_fits_its_terminal() {
         with_lookups(hostile_sample(), 2),
     );
     for n in 0..30 {
-        let mut more = second.namespaces[1].clone();
+        let mut more = Namespace::clone(&second.namespaces[1]);
         more.name = format!("a-container-with-quite-a-long-name-indeed-{n}");
         more.key = netobs::model::sample::NsKey::Cookie(90_000 + n);
-        second.namespaces.push(more);
+        second.namespaces.push(more.into());
     }
     let view = View::new(Some(&first), &second, SECOND);
     for width in [80, 100, 200] {
@@ -201,7 +211,7 @@ fn json_keeps_to_its_schema_and_its_snapshot() {
 #[test]
 fn what_is_not_known_is_null_and_never_zero() {
     let mut first = sample(1);
-    let ns = &mut first.namespaces[1];
+    let ns = Arc::make_mut(&mut first.namespaces[1]);
     for interface in &mut ns.interfaces {
         interface.counters = None;
         interface.kernel = None;
@@ -223,7 +233,7 @@ fn what_is_not_known_is_null_and_never_zero() {
 
 #[test]
 fn list_in_every_format() {
-    let namespaces = hostile_sample().namespaces;
+    let namespaces = listed(&hostile_sample());
     insta::assert_snapshot!(
         "list_table",
         text(|out| list::table(&namespaces, false, out))
@@ -268,7 +278,7 @@ fn no_table_lets_a_name_steer_the_terminal() {
     let (first, second) = (sample(1), hostile_sample());
     let view = View::new(Some(&first), &second, SECOND);
     let watch = table::lines(&view, style()).join("\n");
-    let list = text(|out| list::table(&second.namespaces, false, out));
+    let list = text(|out| list::table(&listed(&second), false, out));
     for text in [&watch, &list] {
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}') && !text.contains('\r'));
         assert!(

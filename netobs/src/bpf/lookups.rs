@@ -31,7 +31,7 @@ use super::{
     object::{cpus, program_info, timed},
     pins::{self, Part},
     raw_links,
-    raw_maps::{self, Bytes},
+    raw_maps::{self, Bytes, Entries},
     tallies::{BehalfMemory, TallyMemory},
 };
 use crate::{
@@ -396,13 +396,14 @@ impl LookupPrograms {
     pub fn lookups(&self) -> anyhow::Result<HashMap<u64, lookups::Lookups>> {
         let entries = raw_maps::entries::<u64, Lookups>(&self.lookups, self.cpus)
             .context("read the route lookups")?;
-        let mut records: HashMap<u64, Vec<Lookups>> = entries.into_iter().collect();
+        let of_cpus = |(cookie, records): (&u64, &[Lookups])| (*cookie, total(records));
+        let mut sums: HashMap<u64, Lookups> = entries.iter().map(of_cpus).collect();
         for (cookie, tally) in self.tallies.entries() {
-            records.entry(cookie).or_default().push(tally);
+            sums.entry(cookie).or_default().add(&tally);
         }
-        Ok(records
-            .into_iter()
-            .map(|(cookie, records)| (cookie, lookups::Lookups::sum(&records)))
+        Ok(sums
+            .iter()
+            .map(|(cookie, sum)| (*cookie, sum.into()))
             .collect())
     }
 
@@ -412,7 +413,7 @@ impl LookupPrograms {
     /// Where the kernel refuses.
     pub fn hits(&self) -> anyhow::Result<HashMap<HitKey, u64>> {
         let entries = raw_maps::entries(&self.hits, 1).context("read the route hits")?;
-        Ok(single(entries))
+        Ok(single(&entries))
     }
 
     /// Failed decisions.
@@ -421,7 +422,7 @@ impl LookupPrograms {
     /// Where the kernel refuses.
     pub fn failures(&self) -> anyhow::Result<HashMap<FailureKey, u64>> {
         let entries = raw_maps::entries(&self.failures, 1).context("read the failed lookups")?;
-        Ok(single(entries))
+        Ok(single(&entries))
     }
 
     /// What was forwarded on whose behalf.
@@ -430,8 +431,31 @@ impl LookupPrograms {
     /// Where the kernel refuses.
     pub fn behalf(&self) -> anyhow::Result<HashMap<BehalfKey, Behalf>> {
         let entries = raw_maps::entries(&self.behalf, 1).context("read who was forwarded for")?;
-        let mut all = single(entries);
-        self.behalf_tallies.add_to(&mut all);
+        let mut all: HashMap<BehalfKey, Behalf> = single(&entries);
+        for (key, count) in self.behalf_tallies.entries() {
+            if let Some(behalf) = all.get_mut(&key) {
+                behalf.count += count;
+            }
+        }
+        Ok(all)
+    }
+
+    /// The same where there was something, as counts alone, perhaps also of what is
+    /// followed no longer.
+    ///
+    /// # Errors
+    /// Where the kernel refuses.
+    pub fn forwarded(&self) -> anyhow::Result<HashMap<BehalfKey, u64>> {
+        let entries = raw_maps::entries::<BehalfKey, Behalf>(&self.behalf, 1)
+            .context("read who was forwarded for")?;
+        let counts = entries.iter().filter_map(|(key, values)| {
+            let count = values.first()?.count;
+            (count > 0).then_some((*key, count))
+        });
+        let mut all: HashMap<BehalfKey, u64> = counts.collect();
+        for (key, count) in self.behalf_tallies.entries() {
+            *all.entry(key).or_default() += count;
+        }
         Ok(all)
     }
 
@@ -738,11 +762,19 @@ fn data(map: Map) -> anyhow::Result<MapData> {
     }
 }
 
-fn single<K: Eq + std::hash::Hash, V: Copy + Default>(entries: Vec<(K, Vec<V>)>) -> HashMap<K, V> {
+fn single<K: Copy + Eq + std::hash::Hash, V: Copy + Default>(
+    entries: &Entries<K, V>,
+) -> HashMap<K, V> {
     entries
-        .into_iter()
-        .map(|(key, values)| (key, values.first().copied().unwrap_or_default()))
+        .iter()
+        .map(|(key, values)| (*key, values.first().copied().unwrap_or_default()))
         .collect()
+}
+
+fn total(records: &[Lookups]) -> Lookups {
+    let mut sum = Lookups::default();
+    records.iter().for_each(|record| sum.add(record));
+    sum
 }
 
 /// An entry that has gone already is fine.

@@ -53,30 +53,44 @@ pub(super) unsafe trait Bytes: Copy + Default {}
 // SAFETY: integers.
 unsafe impl Bytes for u64 {}
 
-/// All entries of the hash map `map`: each key with its `values` values, one
-/// per CPU for a per-CPU map, else one. Entries that come or go meanwhile may or
+/// What a map has.
+#[derive(Debug)]
+pub(super) struct Entries<K, V> {
+    keys: Vec<K>,
+    values: Vec<V>,
+    /// Values of a key.
+    each: usize,
+}
+
+impl<K, V> Entries<K, V> {
+    /// Keys with their values.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &[V])> {
+        self.keys.iter().zip(self.values.chunks(self.each))
+    }
+}
+
+/// All entries of the hash map `map`: each key with its values, of which there are `each`,
+/// one per CPU for a per-CPU map, else one. Entries that come or go meanwhile may or
 /// may not be among them, and one may be there twice.
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub(super) fn entries<K: Bytes, V: Bytes>(
-    map: &MapData,
-    values: usize,
-) -> io::Result<Vec<(K, Vec<V>)>> {
-    let mut result = Vec::new();
+pub(super) fn entries<K: Bytes, V: Bytes>(map: &MapData, each: usize) -> io::Result<Entries<K, V>> {
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
     let mut position = 0u64;
-    let entry = size_of::<K>() + values * size_of::<V>();
+    let entry = size_of::<K>() + each * size_of::<V>();
     let mut room = (BATCH_BYTES / entry).max(FEWEST);
     let mut first = true;
     loop {
         let mut next = 0u64;
-        let mut keys = vec![K::default(); room];
-        let mut found = vec![V::default(); room * values];
+        let known = keys.len();
+        keys.resize(known + room, K::default());
+        values.resize((known + room) * each, V::default());
         let mut attributes = Attributes {
             in_batch: if first { 0 } else { &raw const position as u64 },
             out_batch: &raw mut next as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: found.as_mut_ptr() as u64,
+            keys: keys[known..].as_mut_ptr() as u64,
+            values: values[known * each..].as_mut_ptr() as u64,
             count: u32::try_from(room).unwrap_or(u32::MAX),
             map_fd: u32::try_from(map.fd().as_fd().as_raw_fd())
                 .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
@@ -88,20 +102,17 @@ pub(super) fn entries<K: Bytes, V: Bytes>(
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             // A bucket has more than we have room for.
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 22 => {
+                keys.truncate(known);
                 room *= 4;
                 continue;
             }
             Err(error) => return Err(error),
         };
-        let count = attributes.count as usize;
-        result.extend(
-            keys.into_iter()
-                .zip(found.chunks(values))
-                .take(count)
-                .map(|(key, values)| (key, values.to_vec())),
-        );
+        let count = known + attributes.count as usize;
+        keys.truncate(count);
+        values.truncate(count * each);
         if end {
-            return Ok(result);
+            return Ok(Entries { keys, values, each });
         }
         position = next;
         first = false;

@@ -1,7 +1,7 @@
 //! What was counted without a hash, read as memory.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -9,8 +9,7 @@ use std::{
 use aya::maps::Map;
 use memmap2::MmapRaw;
 use netobs_common::routes::{
-    Behalf, BehalfKey, BehalfTally, Lookups, Tally, behalf_index, behalf_tallies, tallies,
-    tally_family,
+    BehalfKey, BehalfTally, Lookups, Tally, behalf_index, behalf_tallies, tallies, tally_family,
 };
 
 use super::counters::map_memory;
@@ -78,19 +77,17 @@ impl BehalfMemory {
         })
     }
 
-    /// Adds what was counted to those of `all` whose it is.
-    pub(super) fn add_to(&self, all: &mut HashMap<BehalfKey, Behalf>) {
-        for index in 0..self.memory.len {
+    /// What was counted, to be added to the account of whose it is.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (BehalfKey, u64)> {
+        (0..self.memory.len).filter_map(|index| {
             let [first, second, rest, count] = self.memory.words(index);
             let rest = rest.load(Ordering::Acquire);
             if rest == 0 {
-                continue;
+                return None;
             }
             let source = [first, second].map(|word| word.load(Ordering::Relaxed));
-            if let Some(behalf) = all.get_mut(&key(source, rest)) {
-                behalf.count += count.load(Ordering::Relaxed);
-            }
-        }
+            Some((key(source, rest), count.load(Ordering::Relaxed)))
+        })
     }
 
     /// Gives those of `key`, which is followed no longer, back to the programs.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use netobs_common::routes::{
     CLASS_BLACKHOLE, CLASS_MARTIAN, CLASS_NO_ROUTE, CLASS_PROHIBIT, CLASS_RP_FILTER,
-    CLASS_UNREACHABLE, FAMILIES, FAMILY_IPV4, FAMILY_IPV6, Lookups as Record, ORIGIN_FORWARD,
-    ORIGIN_INPUT, ORIGIN_OUTPUT,
+    CLASS_UNREACHABLE, FAMILY_IPV4, FAMILY_IPV6, Lookups as Record, ORIGIN_FORWARD, ORIGIN_INPUT,
+    ORIGIN_OUTPUT,
 };
 use serde::{Deserialize, Serialize};
 
@@ -126,31 +126,9 @@ impl Lookups {
     /// had counted, so they wrap.
     #[must_use]
     pub fn sum(records: &[Record]) -> Self {
-        let sum = |read: &dyn Fn(&Record) -> u64| {
-            let sum = records
-                .iter()
-                .fold(0u64, |sum, r| sum.wrapping_add(read(r)));
-            // Read while it was being taken back.
-            if sum > u64::MAX / 2 { 0 } else { sum }
-        };
-        let origins = |family: u32, rows: fn(&Record) -> &[[u64; 4]; FAMILIES]| {
-            let count = |origin: u32| sum(&|r| rows(r)[family as usize][origin as usize]);
-            Origins {
-                output: count(ORIGIN_OUTPUT),
-                input: count(ORIGIN_INPUT),
-                forward: count(ORIGIN_FORWARD),
-            }
-        };
-        let family = |family: u32| Decisions {
-            all: origins(family, |r| &r.decisions),
-            failed: origins(family, |r| &r.failed),
-        };
-        let class = |class: u32| sum(&|r| r.classes[class as usize]);
-        Self {
-            ipv4: Some(family(FAMILY_IPV4)),
-            ipv6: Some(family(FAMILY_IPV6)),
-            failures: Failures::by_class(class),
-        }
+        let mut sum = Record::default();
+        records.iter().for_each(|record| sum.add(record));
+        Self::from(&sum)
     }
 
     fn families(&self) -> impl Iterator<Item = &Decisions> {
@@ -176,6 +154,27 @@ impl Lookups {
             ipv4: self.ipv4.filter(|_| ipv4),
             ipv6: self.ipv6.filter(|_| ipv6),
             ..self
+        }
+    }
+}
+
+impl From<&Record> for Lookups {
+    fn from(sum: &Record) -> Self {
+        // Else it was read while it was being taken back.
+        let shown = |sum: u64| if sum > u64::MAX / 2 { 0 } else { sum };
+        let origins = |row: &[u64; 4]| Origins {
+            output: shown(row[ORIGIN_OUTPUT as usize]),
+            input: shown(row[ORIGIN_INPUT as usize]),
+            forward: shown(row[ORIGIN_FORWARD as usize]),
+        };
+        let family = |family: u32| Decisions {
+            all: origins(&sum.decisions[family as usize]),
+            failed: origins(&sum.failed[family as usize]),
+        };
+        Self {
+            ipv4: Some(family(FAMILY_IPV4)),
+            ipv6: Some(family(FAMILY_IPV6)),
+            failures: Failures::by_class(|class| shown(sum.classes[class as usize])),
         }
     }
 }

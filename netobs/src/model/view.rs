@@ -1,11 +1,11 @@
 //! A view: what two samples say together.
 
-use std::{cmp::Reverse, collections::HashMap, time::Duration};
+use std::{cell::OnceCell, cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     counters::{Counters, Directions},
     lookups::Lookups,
-    sample::{Namespace, Sample, State},
+    sample::{Namespace, NsKey, Sample, State},
 };
 
 /// Events per second in one direction.
@@ -60,19 +60,16 @@ impl<'a> View<'a> {
     /// Compares `sample` with the one before it.
     #[must_use]
     pub fn new(before: Option<&'a Sample>, sample: &'a Sample, interval: Duration) -> Self {
-        let old: HashMap<_, _> = before
-            .into_iter()
-            .flat_map(|s| &s.namespaces)
-            .map(|n| (n.key, &**n))
-            .collect();
+        let old = Before::new(before);
         let elapsed = before.and_then(|b| sample.time.duration_since(b.time).ok());
         let mut rows: Vec<Row<'a>> = sample
             .namespaces
             .iter()
-            .map(|namespace| {
+            .enumerate()
+            .map(|(place, namespace)| {
                 let namespace = &**namespace;
                 let totals = namespace.totals();
-                let before = old.get(&namespace.key).copied();
+                let before = old.get(place, namespace.key);
                 let rates = elapsed
                     .filter(|_| namespace.state == State::Up)
                     .zip(totals.as_ref())
@@ -104,6 +101,30 @@ impl<'a> View<'a> {
             interval,
             rows,
         }
+    }
+}
+
+/// The namespaces of a sample.
+struct Before<'a> {
+    all: &'a [Arc<Namespace>],
+    by_key: OnceCell<HashMap<NsKey, &'a Namespace>>,
+}
+
+impl<'a> Before<'a> {
+    fn new(sample: Option<&'a Sample>) -> Self {
+        Self {
+            all: sample.map_or(&[], |sample| &sample.namespaces),
+            by_key: OnceCell::new(),
+        }
+    }
+
+    /// The one with `key`, which most often is where it was: at `place`.
+    fn get(&self, place: usize, key: NsKey) -> Option<&'a Namespace> {
+        if let Some(found) = self.all.get(place).filter(|ns| ns.key == key) {
+            return Some(found);
+        }
+        let by_key = || self.all.iter().map(|ns| (ns.key, &**ns)).collect();
+        self.by_key.get_or_init(by_key).get(&key).copied()
     }
 }
 

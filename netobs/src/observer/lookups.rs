@@ -251,12 +251,15 @@ impl LookupObserver {
     /// What the host looked up for each namespace.
     fn on_behalf(&self, programs: &LookupPrograms) -> HashMap<NsKey, u64> {
         let mut sums = self.before.clone();
-        let counts = programs.behalf().unwrap_or_default();
-        for (source, owner) in &self.sources {
-            let count = counts
-                .get(&behalf_key(*source))
-                .map_or(0, |behalf| behalf.count);
-            *sums.entry(*owner).or_default() += count;
+        for owner in self.sources.values() {
+            sums.entry(*owner).or_default();
+        }
+        // The host forwards for few of them.
+        for (key, count) in programs.forwarded().unwrap_or_default() {
+            let owner = source(&key).and_then(|source| self.sources.get(&source));
+            if let Some(sum) = owner.and_then(|owner| sums.get_mut(owner)) {
+                *sum += count;
+            }
         }
         sums
     }
