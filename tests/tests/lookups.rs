@@ -131,12 +131,12 @@ fn connects_datagrams_and_pings_take_so_many_decisions() -> anyhow::Result<()> {
     }
 
     // For everybody on the link, the host too: delivered, not forwarded.
-    for to in ["10.9.0.255:9", "10.9.0.99:9"] {
-        if to.contains("99") {
+    for to in ["10.9.0.255:9", "10.9.0.98:9"] {
+        if to.contains("98") {
             lab.shell(
-                "ip -n a address add 10.9.1.1/24 broadcast 10.9.0.99 dev eth0
-                 ip -n b address add 10.9.1.2/24 broadcast 10.9.0.99 dev eth0
-                 ip address add 10.9.1.3/24 broadcast 10.9.0.99 dev br0",
+                "ip -n a address add 10.9.1.1/24 broadcast 10.9.0.98 dev eth0
+                 ip -n b address add 10.9.1.2/24 broadcast 10.9.0.98 dev eth0
+                 ip address add 10.9.1.3/24 broadcast 10.9.0.98 dev br0",
             )?;
             scene.rest()?;
         }

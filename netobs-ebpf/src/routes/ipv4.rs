@@ -261,13 +261,8 @@ fn hop_asks_no_ports(hop: &Hop) -> bool {
 #[inline(always)]
 fn kind(work: &mut Work, flow: &Flow, hop: &Hop) -> u8 {
     let kind = hop_type(hop.object);
-    // What is received for a neighbour of ours may be for all of them. The last two
-    // bits of a broadcast address are equal, since a subnet that has one is no smaller.
-    let last = u32::from_be(flow.destination) & 3;
-    if kind == 0
-        && (last == 3 || last == 0)
-        && is_for_all(work, hop.device, hop.cookie, flow.destination)
-    {
+    // What is received for a neighbour of ours may be for all of them.
+    if kind == 0 && is_for_all(work, hop.device, hop.cookie, flow.destination) {
         return route_type::BROADCAST;
     }
     kind
@@ -334,7 +329,7 @@ fn is_for_all(work: &mut Work, device: Object, cookie: u64, destination: u32) ->
     let net: Object = load(device, &OFF_DEV_NET);
     let addresses: u32 = load(net, &OFF_NET_ADDRESSES);
     // Neighbours differ in their last byte.
-    let hash = u64::from(u32::from_be(destination)) >> 1;
+    let hash = u64::from(u32::from_be(destination));
     let at = account::within::<{ HOST_NOTES as i32 - 1 }>(hash);
     // SAFETY: the index is within the array, and the verifier checks the same.
     let note = unsafe { &mut *(&raw mut work.hosts).cast::<HostNote>().add(at) };
