@@ -13,7 +13,7 @@ pub mod routes;
 
 /// Version of every layout and meaning in this crate. Raised when a reader
 /// built for an older version would misread a map.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Names of what the eBPF object holds.
 pub mod names {

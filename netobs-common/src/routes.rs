@@ -490,7 +490,7 @@ pub struct HostNote {
 }
 
 /// Destinations that are remembered.
-pub const HOST_NOTES: usize = 32;
+pub const HOST_NOTES: usize = 256;
 
 /// ARP requests that are remembered: a driver may hand over several at once.
 pub const ARP_NOTES: usize = 4;
@@ -501,7 +501,7 @@ pub const FLOW_NOTES: usize = 4;
 /// What is under way on this CPU. User space has no use for it. What every packet
 /// needs is in front, close together.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Work {
     /// Packets that were received.
     pub received: u64,
@@ -575,5 +575,5 @@ const _: () = {
     assert!(size_of::<ArpNote>() == 16);
     assert!(size_of::<FlowNote>() == 136);
     assert!(size_of::<Tally>() == 40);
-    assert!(size_of::<Work>() == 8 * 8 + 16 + 2 * 4 * 136 + 32 * 24 + 64 + 8);
+    assert!(size_of::<Work>() == 8 * 8 + 16 + 2 * 4 * 136 + 256 * 24 + 64 + 8);
 };

@@ -15,7 +15,10 @@ use std::{
 use common::{inside, quiet_pair};
 use netobs::bpf::lookups::{LookupPrograms, Settings};
 use netobs_tests::{Lab, Netns};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg};
+use nix::{
+    libc,
+    sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg},
+};
 use scene::{Scene, fail_to_connect, failed, forwarding, grown, named, send_udp, snmp, snmp6};
 
 /// Of each route type, for a connect, for datagrams and for TCP.
@@ -241,7 +244,7 @@ fn a_failed_datagram_is_of_its_sockets_namespace() -> anyhow::Result<()> {
         anyhow::bail!("not an IPv4 address");
     };
     let nowhere: SocketAddrV4 = "203.0.113.9:9".parse()?;
-    let calls: [(&str, u64, &dyn Fn() -> bool); 6] = [
+    let calls: [(&str, u64, &dyn Fn() -> bool); 7] = [
         ("connect", 1, &|| four.connect(nowhere).is_ok()),
         ("connect, IPv6", 1, &|| {
             six.connect("[::ffff:203.0.113.9]:9").is_ok()
@@ -264,6 +267,10 @@ fn a_failed_datagram_is_of_its_sockets_namespace() -> anyhow::Result<()> {
             sendmmsg(four.as_raw_fd(), &mut headers, &data, to, [], flags)
                 .is_ok_and(|sent| sent.count() == 3)
         }),
+        // The same with addresses as close as they can be.
+        ("sendmmsg, an array", 3, &|| {
+            send_array(&four, [own, own, nowhere]) == 3
+        }),
     ];
     for (what, lookups, call) in calls {
         let seen = scene.counted(|| {
@@ -278,6 +285,29 @@ fn a_failed_datagram_is_of_its_sockets_namespace() -> anyhow::Result<()> {
         assert_eq!(seen.of("host"), grown(&[]), "{what}");
     }
     scene.end()
+}
+
+/// Sends a datagram to each of `to` by one call, as programs in C do; gives how many were sent.
+#[expect(unsafe_code, reason = "nix has each address in a place of its own")]
+fn send_array(socket: &UdpSocket, to: [SocketAddrV4; 3]) -> i32 {
+    let mut to = to.map(|to| *SockaddrIn::from(to).as_ref());
+    let data = b"netobs";
+    let mut part = libc::iovec {
+        iov_base: data.as_ptr().cast_mut().cast(),
+        iov_len: data.len(),
+    };
+    let mut messages = to.each_mut().map(|to| {
+        // SAFETY: zeros are a message without anything.
+        let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        message.msg_hdr.msg_name = (&raw mut *to).cast();
+        message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in>() as u32;
+        message.msg_hdr.msg_iov = &raw mut part;
+        message.msg_hdr.msg_iovlen = 1;
+        message
+    });
+    // SAFETY: there are three messages, and what they point to outlives the call, which
+    // only reads it.
+    unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), 3, 0) }
 }
 
 /// Where the system call cannot be read, as on other architectures, programs note who is

@@ -241,6 +241,17 @@ fn what_ended_or_came_meanwhile_is_told_apart_from_what_stayed() -> anyhow::Resu
     // Who had it keeps what was counted while nobody could tell it apart.
     assert_eq!(icmp(&sample, "moved"), (9, 9));
     assert!(find_interface(namespace(&sample, "moved"), "eth0").is_none());
+    // The pair is observed anew, as nobody's.
+    let tx = |sample: &Value| {
+        let ns = sample["namespaces"].as_array()?.iter().find(|ns| {
+            let pair = &ns["interfaces"][0];
+            ns["state"] == "up" && pair["peer"]["name"] == "vheld" && pair["hook"] == "tcx"
+        })?;
+        ns["tx"]["ipv4"]["icmp"]["packets"].as_u64()
+    };
+    watch.until("the held pair", |sample| tx(sample) == Some(0))?;
+    ping(&lab, &Netns::Named("a".to_owned()), "10.9.0.9", &["-c2"])?;
+    watch.until("its answers", |sample| tx(sample) == Some(2))?;
     let shown = |sample: &Value| rows(sample, "short").len();
     let next = watch.fresh()?;
     assert_eq!(shown(&next), 0, "shown once");
@@ -384,7 +395,7 @@ fn bpftool_alone_reads_the_same_numbers() -> anyhow::Result<()> {
         Ok(all.as_array().cloned().unwrap_or_default())
     };
     let meta = dump("NETOBS_META")?.remove(0)["formatted"]["value"].clone();
-    assert_eq!(meta["abi"], 4, "{meta}");
+    assert_eq!(meta["abi"], 5, "{meta}");
     let cpus = count(&meta, "cpus");
     let counters = dump("NETOBS_COUNTERS")?;
     let names = dump("NETOBS_NETNS")?;

@@ -71,9 +71,8 @@ pub fn cookie_for(destination: u32) -> u64 {
     socket_cookie(task, load(registers, &OFF_REGS_FIRST), any).unwrap_or(0)
 }
 
-/// The first address of so many messages that has `destination` where one of IPv4 or of
-/// IPv6 would have it; 0 for none. The verifier goes round with us: nothing is asked that
-/// can wait until one is found.
+/// The first address of so many messages that has `destination` in its place; 0 for none.
+/// The verifier goes round with us: nothing is asked that can wait until one is found.
 #[inline(always)]
 fn first_like(messages: u64, number: u64, destination: u32) -> u64 {
     for at in 0..MOST_MESSAGES {
@@ -81,8 +80,8 @@ fn first_like(messages: u64, number: u64, destination: u32) -> u64 {
             break;
         }
         let address: u64 = glance_user(messages + at * MESSAGE);
-        let found: [u32; 2] = [glance_user(address + 4), glance_user(address + 20)];
-        if found[0] == destination || found[1] == destination {
+        let in_ipv6 = u64::from(glance_user::<u16>(address) == AF_INET6);
+        if glance_user::<u32>(address + 4 + 16 * in_ipv6) == destination {
             return address;
         }
     }

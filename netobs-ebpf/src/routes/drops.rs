@@ -162,7 +162,7 @@ fn is(reason: u32, known: u32) -> bool {
 }
 
 /// What a drop is about, by its reason.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Cause {
     RpFilter,
     Martian,

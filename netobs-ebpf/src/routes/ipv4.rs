@@ -328,8 +328,10 @@ fn is_for_all(work: &mut Work, device: Object, cookie: u64, destination: u32) ->
     }
     let net: Object = load(device, &OFF_DEV_NET);
     let addresses: u32 = load(net, &OFF_NET_ADDRESSES);
-    // Neighbours differ in their last byte.
-    let hash = u64::from(u32::from_be(destination));
+    // Neighbours differ in their last byte, those on another bridge in the one that tells
+    // their subnets apart.
+    let hash = u64::from(destination ^ (destination >> 8) ^ (destination >> 16));
+    let hash = hash ^ u64::from(destination >> 24);
     let at = account::within::<{ HOST_NOTES as i32 - 1 }>(hash);
     // SAFETY: the index is within the array, and the verifier checks the same.
     let note = unsafe { &mut *(&raw mut work.hosts).cast::<HostNote>().add(at) };
@@ -365,8 +367,8 @@ fn is_broadcast(device: Object, destination: u32) -> bool {
     if settings.is_null() {
         return false;
     }
-    // By probes: the verifier follows a typed pointer round a loop for long, and what was
-    // found is remembered.
+    // By probes: the verifier follows a typed pointer round a loop for long, and addresses
+    // of hosts are remembered.
     let Some(mut address) = probe_member::<u64>(settings as u64, &OFF_IN_ADDRESSES) else {
         return false;
     };

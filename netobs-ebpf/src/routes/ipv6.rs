@@ -51,7 +51,7 @@ pub fn visit(ctx: &BtfTracePointContext) {
     // What it met before it did not take.
     let again = account::take_back::<FAMILY_IPV6>(note, cookie);
     if finds_nothing && table != TABLE_MAIN {
-        // The kernel goes on; in this table lookups end.
+        // The kernel goes on; in the main table it ends.
         return;
     }
     let class = match kind {

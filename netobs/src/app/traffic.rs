@@ -130,7 +130,7 @@ impl Traffic {
             .sample(machine, host(), SystemTime::now(), warnings)
             .await;
         self.lookups.complete(&mut sample);
-        self.observer.keep(&sample);
+        self.observer.share(&sample);
         log::debug!(
             "{} namespaces read in {} µs",
             sample.namespaces.len(),

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     panic,
     path::Path,
     thread,
@@ -798,18 +798,18 @@ fn attach_tracepoints<'a>(
     thread::scope(|scope| {
         let attach = |feature: &'a Feature| {
             let program = programs.remove(feature.program);
-            let thread = scope.spawn(move || attach_tracepoint(program, btf, feature, part));
-            (feature, thread)
+            let work = move || attach_tracepoint(program, btf, feature, part);
+            (feature, thread::Builder::new().spawn_scoped(scope, work))
         };
         let threads: Vec<_> = features.into_iter().map(attach).collect();
-        let join = |(feature, thread): (_, thread::ScopedJoinHandle<'_, _>)| {
-            let result = thread.join();
-            (
-                feature,
-                result.unwrap_or_else(|panic| panic::resume_unwind(panic)),
-            )
+        let result = |thread: io::Result<thread::ScopedJoinHandle<'_, anyhow::Result<()>>>| {
+            let result = thread.context("start a thread")?.join();
+            result.unwrap_or_else(|panic| panic::resume_unwind(panic))
         };
-        threads.into_iter().map(join).collect()
+        let threads = threads.into_iter();
+        threads
+            .map(|(feature, thread)| (feature, result(thread)))
+            .collect()
     })
 }
 

@@ -122,13 +122,10 @@ pub struct Behalf {
 }
 
 impl Lookups {
-    /// The sum of what all CPUs counted. One may have taken back what another
-    /// had counted, so they wrap.
+    /// Of a namespace where nothing was decided.
     #[must_use]
-    pub fn sum(records: &[Record]) -> Self {
-        let mut sum = Record::default();
-        records.iter().for_each(|record| sum.add(record));
-        Self::from(&sum)
+    pub fn none() -> Self {
+        Self::from(&Record::default())
     }
 
     fn families(&self) -> impl Iterator<Item = &Decisions> {
@@ -158,6 +155,8 @@ impl Lookups {
     }
 }
 
+/// From the sum of what all CPUs counted. One may have taken back what another had
+/// counted, so that they wrap.
 impl From<&Record> for Lookups {
     fn from(sum: &Record) -> Self {
         // Else it was read while it was being taken back.
@@ -334,7 +333,8 @@ mod tests {
         other.failed[0] = [u64::MAX, 0, 1, 0];
         other.decisions[1] = [0, 7, 0, 0];
         other.classes[0] = u64::MAX;
-        let sum = Lookups::sum(&[one, other]);
+        one.add(&other);
+        let sum = Lookups::from(&one);
         let origins = |output, input, forward| Origins {
             output,
             input,

@@ -192,7 +192,7 @@ impl LookupObserver {
                     message: format!("route lookups cannot be read: {}", Chain(&error)),
                 });
                 for ns in &mut sample.namespaces {
-                    credit(ns, None, Behalf::default());
+                    set_lookups(ns, None, Behalf::default());
                 }
                 return;
             }
@@ -210,7 +210,7 @@ impl LookupObserver {
         for ns in &mut sample.namespaces {
             let of = |cookie| {
                 let found = lookups.get(&cookie).copied();
-                found.unwrap_or_else(|| Lookups::sum(&[])).only(families)
+                found.unwrap_or_else(Lookups::none).only(families)
             };
             let behalf = if ns.kind == Kind::Host {
                 Behalf {
@@ -223,7 +223,7 @@ impl LookupObserver {
                     ..Behalf::default()
                 }
             };
-            credit(ns, ns.cookie.map(of), behalf);
+            set_lookups(ns, ns.cookie.map(of), behalf);
         }
         let map = programs.namespaces_map(lookups.len());
         sample.warnings.extend(map_doubt(&map, "--max-namespaces"));
@@ -315,7 +315,7 @@ impl LookupObserver {
 
 /// Says of a namespace what was decided in it, which may be what is said already: then it
 /// stays shared with the sample before.
-fn credit(ns: &mut Arc<Namespace>, lookups: Option<Lookups>, behalf: Behalf) {
+fn set_lookups(ns: &mut Arc<Namespace>, lookups: Option<Lookups>, behalf: Behalf) {
     if ns.lookups != lookups || ns.behalf != behalf {
         let ns = Arc::make_mut(ns);
         (ns.lookups, ns.behalf) = (lookups, behalf);

@@ -145,7 +145,7 @@ pub struct Observer {
     past: HashMap<NsKey, Past>,
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
-    /// Namespaces as they were [shown](Self::keep) last, of which nothing has changed since.
+    /// Namespaces as they were [shown](Self::share) last, of which nothing has changed since.
     unchanged: HashMap<NsKey, Arc<sample::Namespace>>,
     turns: Turns,
     /// What is remembered in the kernel of namespaces, by cookie.
@@ -244,6 +244,7 @@ impl Observer {
         self.turned_away.remove(&spot);
         self.made_qdiscs.remove(&spot);
         self.passable.remove(&ifindex);
+        self.unchanged.clear();
         self.retire(spot, true);
     }
 
@@ -310,6 +311,7 @@ impl Observer {
         self.failed.retain(|spot, _| wanted.contains_key(spot));
 
         self.doubtful.clear();
+        let mut ended_with_owner = false;
         let mut renamed = HashSet::new();
         let mut fresh = HashSet::new();
         for (spot, (owner, interface)) in wanted {
@@ -320,8 +322,9 @@ impl Observer {
                     if old.is_some_and(|old| rows.contains_key(&old)) {
                         self.doubtful.insert(spot);
                     } else {
-                        // It ends with who had it.
+                        // It ends with who had it, and is begun anew at the next look.
                         self.release(spot, machine, false).await;
+                        ended_with_owner = true;
                     }
                     continue;
                 }
@@ -370,7 +373,7 @@ impl Observer {
             }
         }
         self.write_down();
-        self.settled = self.failed.is_empty() && self.doubtful.is_empty();
+        self.settled = self.failed.is_empty() && self.doubtful.is_empty() && !ended_with_owner;
         self.verify(machine).await;
         self.drop_unused();
         self.began.get_or_insert_with(Instant::now);

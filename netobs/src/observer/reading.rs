@@ -120,7 +120,18 @@ impl Observer {
             .values()
             .filter(|row| self.settings.selection.includes(row) && !self.is_passing(row))
             .map(|row| match self.unchanged.get(&row.key) {
-                Some(known) => Arc::clone(known),
+                Some(known) => {
+                    debug_assert_eq!(
+                        sample::Namespace {
+                            lookups: known.lookups,
+                            behalf: known.behalf.clone(),
+                            ..namespace(row)
+                        },
+                        **known,
+                        "it has changed and nobody said so"
+                    );
+                    Arc::clone(known)
+                }
                 None => Arc::new(namespace(row)),
             })
             .collect();
@@ -147,7 +158,7 @@ impl Observer {
 
     /// Shares what nothing changes of in `sample` with the next one, once everything is in
     /// it that is shown.
-    pub fn keep(&mut self, sample: &Sample) {
+    pub fn share(&mut self, sample: &Sample) {
         let same = |ns: &&Arc<sample::Namespace>| ns.state == State::Up && ns.former.is_empty();
         let kept = sample.namespaces.iter().filter(same);
         self.unchanged = kept.map(|ns| (ns.key, Arc::clone(ns))).collect();

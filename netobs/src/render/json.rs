@@ -15,7 +15,7 @@ use crate::model::{
     baseline::Baseline,
     counters::{Counters, Directions, Family, KernelCounters, Tally},
     lookups::{Behalf, Decisions, Failures, Lookups, Origins, Unattributed},
-    sample::{Host, Interface, Member, Namespace, NsKey, Observer, Peer, Warning},
+    sample::{Host, Interface, Member, Namespace, NsKey, Observer, Peer, State, Warning},
     view::{LookupRate, Rate, Row, View},
 };
 
@@ -75,7 +75,9 @@ impl Lines {
             view.rows.iter().map(written).collect::<io::Result<_>>()?;
         let rows = written.iter().map(|(_, written)| &*written.text);
         line(&JsonSample::new(view, rows.collect()), out)?;
-        self.0 = written.into_iter().collect();
+        let up = view.rows.iter().zip(written);
+        let up = up.filter(|(row, _)| row.namespace.state == State::Up);
+        self.0 = up.map(|(_, written)| written).collect();
         Ok(())
     }
 }
