@@ -28,7 +28,8 @@ pub(crate) struct Scene {
     guide: Proc,
 }
 
-/// `$0` to `$1`; 1000 is [`PORTS`]. Without IPv6 nothing is sent by itself.
+/// `$0` to `$1`; 1000 is [`PORTS`]. Without IPv6, and with neighbours that are not asked
+/// again whether they are there, nothing is sent by itself.
 const MAKE: &str = r#"
     seq $0 $1 | sed 's/^/netns add n/' | ip -batch -
     seq $0 $1 | xargs -P2 -I{} nsenter --net=/run/netns/n{} sh -ec '
@@ -37,7 +38,8 @@ const MAKE: &str = r#"
 link set lo up
 link add eth0 up type veth peer name v{} netns 1
 address add 10.77.$(({} / 250)).$(({} % 250 + 1))/16 dev eth0
-.'
+.
+        echo 86400000 >/proc/sys/net/ipv4/neigh/eth0/base_reachable_time_ms'
     for i in $(seq $0 $1); do
         echo "link set v$i master b$((i / 1000)) up"
     done | ip -batch -
