@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Observer {
-    /// Hangs the programs on an interface of `owner` that has a place to count at.
+    /// Gives an interface of `owner` a slot to count in, and hangs the programs there.
     pub(super) fn observe(
         &mut self,
         spot: Spot,
@@ -231,6 +231,7 @@ impl Observer {
     }
 }
 
+/// What the programs have to know of an interface: `SlotEntry::INSIDE` and the like.
 pub(super) fn flags(interface: &Interface) -> u32 {
     let inside = match interface.place {
         Place::HostEnd { .. } => 0,

@@ -145,7 +145,8 @@ pub struct Observer {
     past: HashMap<NsKey, Past>,
     rows: BTreeMap<NsKey, Row>,
     gone: Vec<sample::Namespace>,
-    /// Namespaces as they were [shown](Self::share) last, of which nothing has changed since.
+    /// Namespaces as they were [shown](Self::share) last, of which nothing has changed since:
+    /// whoever changes what a row shows takes it out.
     unchanged: HashMap<NsKey, Arc<sample::Namespace>>,
     turns: Turns,
     /// What is remembered in the kernel of namespaces, by cookie.
