@@ -19,7 +19,9 @@ use nix::{
     libc,
     sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, sendmsg},
 };
-use scene::{Scene, fail_to_connect, failed, forwarding, grown, named, send_udp, snmp, snmp6};
+use scene::{
+    Scene, fail_to_connect, failed, forwarding, grown, named, quiet_netns, send_udp, snmp, snmp6,
+};
 
 /// Of each route type, for a connect, for datagrams and for TCP.
 #[test]
@@ -98,7 +100,7 @@ fn a_router_fails_by_class_and_tells_for_whom() -> anyhow::Result<()> {
     let lab = Lab::new()?;
     forwarding(&lab)?;
     // Behind vd, which the host has no route to.
-    lab.netns_add("d")?;
+    quiet_netns(&lab, "d")?;
     lab.shell(
         "ip link add vd type veth peer name eth0 netns d
          ip link set vd addrgenmode none up

@@ -12,7 +12,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use common::{Watch, inside, namespace, ping, quiet_pair, warnings};
 use netobs_tests::{Lab, Netns, skip};
-use scene::{Scene, connect_udp, forwarding, grown, hits, named, send_udp, snmp};
+use scene::{Scene, connect_udp, forwarding, grown, hits, named, quiet_netns, send_udp, snmp};
 use serde_json::json;
 
 /// The scene that netobs was made for.
@@ -320,10 +320,10 @@ fn what_the_host_forwards_is_counted_for_whom_it_forwards() -> anyhow::Result<()
     }
     // A way back by another interface, where that is allowed: the kernel looks the
     // source up twice.
+    quiet_netns(&lab, "x")?;
     lab.shell(
         "for f in all default va vc; do sysctl -qw net.ipv4.conf.$f.rp_filter=2; done
          ip -n a address add 10.67.0.1/32 dev lo
-         ip netns add x
          ip link add vx type veth peer name far address 02:00:00:00:03:01 netns x
          ip link set vx addrgenmode none up; ip -n x link set far addrgenmode none up
          ip address add 10.68.0.1/24 dev vx

@@ -120,6 +120,20 @@ pub(crate) fn named(name: &str) -> Netns {
     Netns::Named(name.to_owned())
 }
 
+/// A named namespace whose interfaces say at once which IPv6 groups they listen to
+/// and then nothing more: the kernel says so a second time within a second, and
+/// what receives it looks a route up.
+pub(crate) fn quiet_netns(lab: &Lab, name: &str) -> anyhow::Result<()> {
+    let netns = lab.netns_add(name)?;
+    let settings = [
+        "net.ipv6.conf.default.accept_dad=0",
+        "net.ipv6.conf.default.mldv2_unsolicited_report_interval=1",
+    ];
+    let args = ["-qw"].into_iter().chain(settings);
+    lab.command_in(&netns, "sysctl").args(args).text()?;
+    Ok(())
+}
+
 /// The routes of `row` with this prefix.
 pub(crate) fn routes<'a>(sample: &'a Value, row: &str, prefix: &str) -> Vec<&'a Value> {
     let all = rows(sample, row);
@@ -254,12 +268,10 @@ pub(crate) fn forwarding(lab: &Lab) -> anyhow::Result<()> {
             net.ipv6.conf.default.mldv2_unsolicited_report_interval=1",
     )?;
     for (name, number) in [("a", 1), ("c", 2)] {
-        lab.netns_add(name)?;
+        quiet_netns(lab, name)?;
         lab.shell(&format!(
             "ip link add v{name} address 02:00:00:00:01:0{number} type veth \
                 peer name eth0 netns {name} address 02:00:00:00:02:0{number}
-             nsenter --net=/run/netns/{name} sysctl -qw net.ipv6.conf.eth0.accept_dad=0 \
-                net.ipv6.conf.eth0.mldv2_unsolicited_report_interval=1
              ip link set v{name} addrgenmode none up
              ip -n {name} link set eth0 addrgenmode none up
              ip address add 10.{number}.0.1/24 dev v{name}
