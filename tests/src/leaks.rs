@@ -4,7 +4,10 @@
 //! what is new in a later one was left behind. As plain lines it can be taken
 //! by a privileged helper and compared elsewhere.
 
-use std::{collections::BTreeSet, env, fmt, fs, path::Path, process::Command, str::FromStr};
+use std::{
+    collections::BTreeSet, env, fmt, fs, path::Path, process::Command, str::FromStr, thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
@@ -158,10 +161,21 @@ fn programs(tag: Option<&str>) -> anyhow::Result<Vec<String>> {
 }
 
 fn bpftool(object: &str) -> anyhow::Result<Value> {
-    let output = Command::new("bpftool")
-        .args(["--json", object, "show"])
-        .output()
-        .context("cannot start bpftool, which tells whether programs were left")?;
+    let show = || {
+        Command::new("bpftool")
+            .args(["--json", object, "show"])
+            .output()
+            .context("cannot start bpftool, which tells whether programs were left")
+    };
+    let mut output = show()?;
+    // It gives up at the first link that somebody is making at that moment.
+    for _ in 0..20 {
+        if output.status.success() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+        output = show()?;
+    }
     let words = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success(),

@@ -380,15 +380,15 @@ fn endures(ways: &[(Way, &[&str])]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// No two samples further from each other than a loaded machine explains; they are
-/// taken five times a second.
+/// No two samples further from each other than a loaded machine explains, and nearer than
+/// the ten seconds that an engine has for an answer; they are taken five times a second.
 #[track_caller]
 fn keeps_pace(samples: &[Value]) {
     let times: Vec<f64> = samples.iter().map(second_of_the_day).collect();
     assert!(times.len() > 10, "{} samples", times.len());
     for pair in times.windows(2) {
         let seconds = (pair[1] - pair[0]).rem_euclid(86_400.0);
-        assert!(seconds < 1.5, "{seconds} s without a sample: {pair:?}");
+        assert!(seconds < 5.0, "{seconds} s without a sample: {pair:?}");
     }
 }
 

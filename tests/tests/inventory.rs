@@ -269,6 +269,9 @@ fn interfaces_without_a_host_end_are_observed_from_inside() -> anyhow::Result<()
             nsenter --net=/run/netns/$ns sysctl -qw net.ipv6.conf.default.disable_ipv6=1
          done
          ip -n left link add eth7 type veth peer name eth8 netns right
+         # Nobody asks a neighbour again.
+         nsenter --net=/run/netns/left sysctl -qw net.ipv4.neigh.eth7.delay_first_probe_time=600
+         nsenter --net=/run/netns/right sysctl -qw net.ipv4.neigh.eth8.delay_first_probe_time=600
          ip -n left address add 10.8.0.1/24 dev eth7
          ip -n left link set eth7 up
          ip -n right address add 10.8.0.2/24 dev eth8

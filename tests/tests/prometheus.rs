@@ -62,7 +62,7 @@ fn rates_and_restarts() -> anyhow::Result<()> {
     web.exec(["ping", "-q", "-c80", "-i0.1", &target])?;
     prometheus.until(&icmp, |now| now == first + 80.0)?;
     let rate = prometheus
-        .value(&format!("max_over_time(rate({icmp}[4s])[30s:1s])"))?
+        .value(&format!("max_over_time(rate({icmp}[8s])[30s:1s])"))?
         .context("a rate")?;
     assert!((9.0..12.0).contains(&rate), "{rate} a second");
     let classes = format!("sum without (family, protocol) ({RECEIVED}{{netns=\"web\"}})");

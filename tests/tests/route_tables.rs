@@ -19,13 +19,14 @@ use nix::sys::{
     socket::{setsockopt, sockopt::BindToDevice},
 };
 use scene::{
-    Scene, connect_udp, fail_to_connect, failed, forwarding, grown, hits, named, route, routes,
+    Scene, connect_udp, fail_to_connect, failed, forwarding, grown, hits, named, quiet_netns,
+    route, routes,
 };
 
 /// A named namespace with an `eth0` (10.3.0.1/24, fd03::1/64) that leads nowhere:
 /// its other end, `v` and its name, has no address.
 fn connected(lab: &Lab, name: &str) -> anyhow::Result<()> {
-    lab.netns_add(name)?;
+    quiet_netns(lab, name)?;
     lab.shell(&format!(
         "ip link add v{name} type veth peer name eth0 index 10 netns {name}
          ip link set v{name} addrgenmode none up"
@@ -35,7 +36,7 @@ fn connected(lab: &Lab, name: &str) -> anyhow::Result<()> {
 
 /// The same without any connection: nothing but `--all` or its name shows it.
 fn lonely(lab: &Lab, name: &str) -> anyhow::Result<()> {
-    lab.netns_add(name)?;
+    quiet_netns(lab, name)?;
     lab.shell(&format!(
         "ip -n {name} link add eth0 index 10 type veth peer name far index 11
          ip -n {name} link set far addrgenmode none up"

@@ -382,10 +382,13 @@ fn looks_again(lab: &Lab, run: &mut Run) -> anyhow::Result<()> {
     let shown = ["-j", "link", "show", "dev", "v654"];
     let shown = lab.command("ip").args(shown).json()?;
     let id = link_on(run.proc.pid(), count(&shown[0], "ifindex"))?;
+    // Its turn to be looked at may be now.
+    run.proc.signal(Signal::SIGSTOP)?;
     lab.command("bpftool")
         .args(["link", "detach", "id", &id])
         .text()?;
     assert_eq!(hanging(lab)?, 2 * NAMESPACES as usize - 1);
+    run.proc.signal(Signal::SIGCONT)?;
     run.until("the address", |sample| {
         interface(sample, "n321", "eth0")["addresses"]
             .as_array()

@@ -18,7 +18,7 @@ use nix::{
 use scraped::{ADDRESS, Scrape};
 
 /// A watchdog that a test can wait for.
-const IMPATIENT: &str = "[Service]\nWatchdogSec=2s\n";
+const IMPATIENT: &str = "[Service]\nWatchdogSec=6s\n";
 
 const RECEIVED: &str = "netobs_network_receive_packets_total";
 

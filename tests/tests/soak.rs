@@ -352,17 +352,20 @@ fn begin(lab: &Lab, books: &Books) -> anyhow::Result<Watch> {
     Ok(watch)
 }
 
-/// Resident memory of a process in KiB, its descriptors and its threads.
+/// Resident memory of a process in KiB, its descriptors and its threads: of both those
+/// that it keeps, and not what it has at a moment when it looks into a namespace.
 fn weight(pid: u32) -> anyhow::Result<(u64, usize, usize)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let resident = line.context("VmRSS")?.trim().trim_end_matches(" kB");
     let entries = |what: &str| Ok::<_, anyhow::Error>(std::fs::read_dir(what)?.count());
-    Ok((
-        resident.trim().parse()?,
-        entries(&format!("/proc/{pid}/fd"))?,
-        entries(&format!("/proc/{pid}/task"))?,
-    ))
+    let (mut descriptors, mut threads) = (usize::MAX, usize::MAX);
+    for _ in 0..20 {
+        descriptors = descriptors.min(entries(&format!("/proc/{pid}/fd"))?);
+        threads = threads.min(entries(&format!("/proc/{pid}/task"))?);
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok((resident.trim().parse()?, descriptors, threads))
 }
 
 /// Tells the others to stop, also where this thread panics: a scope waits for them.

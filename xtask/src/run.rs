@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use netobs_tests::{Lab, NETOBS_BIN, poll_until};
-use nix::sys::signal::Signal;
 
 use crate::{build, cli::Run, demo, host, root, setup, sh, signals};
 
@@ -95,8 +94,8 @@ fn run_in_lab(netobs: &Path, args: &[String]) -> anyhow::Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-/// Runs netobs in the lab with our terminal; hands signals on that came to
-/// us alone.
+/// Runs netobs in the lab with our terminal; hands signals on. A terminal's Ctrl-C
+/// reaches netobs by itself too, which minds no second one.
 fn netobs_in(lab: &Lab, netobs: &Path, args: &[String]) -> anyhow::Result<ExitStatus> {
     #[expect(
         unsafe_code,
@@ -113,15 +112,9 @@ fn netobs_in(lab: &Lab, netobs: &Path, args: &[String]) -> anyhow::Result<ExitSt
         if let Some(status) = proc.try_wait()? {
             return Ok(status);
         }
-        match signals::take() {
-            // A terminal's Ctrl-C has reached netobs as well: one that does
-            // not end by it is asked again by the next.
-            Some(Signal::SIGINT) if asked == 0 => asked += 1,
-            Some(signal) => {
-                proc.signal(signal)?;
-                asked += 1;
-            }
-            None => {}
+        if let Some(signal) = signals::take() {
+            proc.signal(signal)?;
+            asked += 1;
         }
         if asked > 3 {
             bail!("netobs does not end");

@@ -19,7 +19,7 @@ const NORMAL: &str = "/sys/kernel/rcu_normal";
 
 /// What netobs writes there, "no": any number but 0 sets it, and by this one what a killed
 /// netobs has left is known. (Administrators write 1.)
-const OURS: &str = "28271";
+pub const OURS: &str = "28271";
 
 /// How often to try for a lock that is held for a moment.
 const ATTEMPTS: usize = 5;
