@@ -95,8 +95,8 @@ pub(super) trait Subject {
     /// What a sample becomes.
     type Product;
 
-    /// Whether what is heard of links is worth an [`apply`](Self::apply) before
-    /// anything was looked at.
+    /// Whether what is heard of links is worth a [`greet`](Self::greet) and an
+    /// [`apply`](Self::apply) before anything was looked at.
     const HURRIES: bool;
 
     /// An interface of our own namespace has ended.
@@ -104,6 +104,9 @@ pub(super) trait Subject {
 
     /// Packets can pass one (`up`), or cannot, since this moment.
     fn passable(&mut self, ifindex: u32, up: bool, at: Instant);
+
+    /// Adjusts to what is new, ahead of an [`apply`](Self::apply) of everything.
+    fn greet(&mut self, rows: &[Row], machine: &Machine);
 
     /// Adjusts to what was found on the machine.
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine);
@@ -286,6 +289,8 @@ impl<S: Subject> Run<S> {
     /// Adjusts to what was heard, ahead of a look: packets do not wait until it is
     /// known whose they are.
     async fn hurry(&mut self) {
+        let new = build::rows(&self.machine.newcomers(), self.scope.options);
+        self.subject.greet(&new, &self.machine);
         self.machine.recall();
         self.apply().await;
         // And then whose they are, while there is somebody to ask.

@@ -83,6 +83,8 @@ impl Subject for Routing {
 
     fn passable(&mut self, _ifindex: u32, _up: bool, _at: Instant) {}
 
+    fn greet(&mut self, _rows: &[Row], _machine: &Machine) {}
+
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
         self.lookups
             .follow(behalf::sources(&facts.host.links, &rows));

@@ -145,6 +145,10 @@ impl Subject for Serve {
         self.traffic.passable(ifindex, up, at);
     }
 
+    fn greet(&mut self, rows: &[Row], machine: &Machine) {
+        self.traffic.observer.greet(rows, machine);
+    }
+
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
         if let Some(tables) = &mut self.tables {
             tables.observer.apply(rows.clone(), machine).await;

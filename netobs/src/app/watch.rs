@@ -66,6 +66,10 @@ impl Subject for Watch {
         self.traffic.passable(ifindex, up, at);
     }
 
+    fn greet(&mut self, rows: &[Row], machine: &Machine) {
+        self.traffic.observer.greet(rows, machine);
+    }
+
     async fn apply(&mut self, facts: &Facts, rows: Vec<Row>, machine: &Machine) {
         self.traffic.apply(facts, rows, machine).await;
     }

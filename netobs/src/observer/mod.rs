@@ -342,42 +342,83 @@ impl Observer {
             if let Some(observed) = self.observed.get_mut(&spot) {
                 observed.owner = owner;
                 observed.interface = interface.clone();
-            } else if !self.failed.contains_key(&spot) {
-                let name = interface.place.name();
-                match self.observe(spot, owner, interface, machine) {
-                    Ok(observed) => {
-                        let hook = observed.attached.hook.as_str();
-                        match observed.lag {
-                            Some(lag) => {
-                                info!("observing {name} ({hook}), {lag:.1?} after it came up")
-                            }
-                            None => info!("observing {name} ({hook})"),
-                        }
-                        self.observed.insert(spot, observed);
-                        fresh.insert(spot);
-                    }
-                    Err(error) => {
-                        debug!("{name}: {error:#}");
-                        self.failed
-                            .insert(spot, (format!("{error:#}"), Instant::now()));
-                    }
-                }
+            } else if !self.failed.contains_key(&spot)
+                && self.begin(spot, owner, interface, machine)
+            {
+                fresh.insert(spot);
             }
         }
         self.note_gone(&rows, &renamed, machine);
         self.rows = rows;
-        if !fresh.is_empty() {
-            // What passed between the readings of a pair shows in the next one, and
-            // an interface may not be there for long.
-            for _ in 0..READINGS {
-                self.read_kernel(machine, Some(&fresh));
-            }
-        }
+        self.read_fresh(&fresh, machine);
         self.write_down();
         self.settled = self.failed.is_empty() && self.doubtful.is_empty() && !ended_with_owner;
         self.verify(machine).await;
         self.drop_unused();
         self.began.get_or_insert_with(Instant::now);
+    }
+
+    /// Attaches to what is in `rows` and new, ahead of an [`apply`](Self::apply) of all
+    /// rows, which takes the longer the more there are.
+    pub fn greet(&mut self, rows: &[Row], machine: &Machine) {
+        let new: Vec<(Spot, NsKey, &Interface)> = rows
+            .iter()
+            .filter(|row| self.settings.selection.may_include(row))
+            .flat_map(|row| row.interfaces.iter().map(|interface| (row.key, interface)))
+            .map(|(owner, interface)| (self.spot(owner, &interface.place), owner, interface))
+            .filter(|(spot, ..)| {
+                !self.observed.contains_key(spot) && !self.failed.contains_key(spot)
+            })
+            .collect();
+        let _expedited = self.expedited(new.len());
+        let mut fresh = HashSet::new();
+        for (spot, owner, interface) in new {
+            if self.begin(spot, owner, interface, machine) {
+                self.unchanged.remove(&owner);
+                fresh.insert(spot);
+            }
+        }
+        self.read_fresh(&fresh, machine);
+    }
+
+    /// Begins to observe an interface; `false` where that failed.
+    fn begin(
+        &mut self,
+        spot: Spot,
+        owner: NsKey,
+        interface: &Interface,
+        machine: &Machine,
+    ) -> bool {
+        let name = interface.place.name();
+        match self.observe(spot, owner, interface, machine) {
+            Ok(observed) => {
+                let hook = observed.attached.hook.as_str();
+                match observed.lag {
+                    Some(lag) => info!("observing {name} ({hook}), {lag:.1?} after it came up"),
+                    None => info!("observing {name} ({hook})"),
+                }
+                self.observed.insert(spot, observed);
+                true
+            }
+            Err(error) => {
+                debug!("{name}: {error:#}");
+                self.failed
+                    .insert(spot, (format!("{error:#}"), Instant::now()));
+                false
+            }
+        }
+    }
+
+    /// Reads what the kernel counts of interfaces that were just begun with.
+    fn read_fresh(&mut self, fresh: &HashSet<Spot>, machine: &Machine) {
+        if fresh.is_empty() {
+            return;
+        }
+        // What passed between the readings of a pair shows in the next one, and
+        // an interface may not be there for long.
+        for _ in 0..READINGS {
+            self.read_kernel(machine, Some(fresh));
+        }
     }
 
     /// Whether another [`apply`](Self::apply) of the same rows would change nothing.

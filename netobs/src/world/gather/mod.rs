@@ -141,6 +141,27 @@ impl Machine {
         &self.facts
     }
 
+    /// Of all facts those about pairs that netlink told of since the last
+    /// [`recall`](Self::recall), and that lead into another namespace than ours.
+    #[must_use]
+    pub fn newcomers(&self) -> Facts {
+        let is_new = |link: &&Link| {
+            let seen = self.seen.get(&link.ifindex);
+            link.is_veth()
+                && link.link_nsid.is_some()
+                && seen.is_none_or(|seen| seen.nsid != link.link_nsid)
+        };
+        let new = self.host_links.iter().filter(is_new);
+        Facts {
+            host: HostFacts {
+                cookie: self.own_cookie,
+                inode: self.own_inode,
+                links: new.cloned().collect(),
+            },
+            ..Facts::default()
+        }
+    }
+
     /// Brings [`facts`](Self::facts) in step with what is known without a look.
     /// `false`: they are as they were.
     pub fn recall(&mut self) -> bool {
