@@ -8,6 +8,7 @@ use common::{
     ping, row_names, rows,
 };
 use netobs_tests::{Container, Lab, Netns, poll_until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// A file below /sys/class/net of a namespace, as a number.
@@ -252,6 +253,60 @@ fn docker_stats_shows_the_same_bytes() -> anyhow::Result<()> {
     // Five times the page.
     assert!(count(sent, "bytes") > 5 * 7 * 1024, "{sent}");
     assert_eq!(count(&sent["tcp_flags"], "syn"), 5);
+    watch.end()?;
+    Ok(())
+}
+
+/// One that nothing leads to, and that is not asked for, gets another pair and ends. The
+/// next one is known by the same id for a moment.
+#[test]
+fn what_was_not_asked_for_leaves_nothing_to_the_next_with_its_id() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    lab.netns_add("hidden")?;
+    lab.shell(
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+         ip link add vh up type veth peer name eth0 netns hidden",
+    )?;
+    let id = |end: &str| {
+        let shown = ["-j", "link", "show", "dev", end];
+        let shown = lab.command("ip").args(shown).json()?;
+        Ok::<_, anyhow::Error>(shown[0]["link_netnsid"].clone())
+    };
+    let first = id("vh")?;
+    let go = lab.tmp().join("go");
+    let keep = format!(
+        "mkfifo {go}; exec 4</run/netns/hidden; ip netns del hidden; echo kept
+         read go <{go}
+         ip link add v2 type veth peer name eth1 netns /proc/self/fd/4
+         ip link set v2 up; echo made; exec sleep 1000",
+        go = go.display()
+    );
+    let mut keeper = lab.command("sh").args(["-ec", &keep]).start()?;
+    keeper.wait_stdout(SOON, |line| line == "kept")?;
+    let mut watch = Watch::start(&lab, &["web"])?;
+    watch.fresh()?;
+    lab.shell(&format!("echo >{}", go.display()))?;
+    keeper.wait_stdout(SOON, |line| line == "made")?;
+    assert_eq!(id("v2")?, first);
+    watch.fresh()?;
+    watch.fresh()?;
+    keeper.end(Signal::SIGKILL, SOON)?;
+    poll_until(SOON, "the end of its pairs", || {
+        let links = lab.command("ip").args(["-br", "link"]).text()?;
+        Ok((!links.contains("v2@") && !links.contains("vh@")).then_some(()))
+    })?;
+
+    lab.netns_add("web")?;
+    lab.shell("ip link add vw up type veth peer name eth0 netns web")?;
+    assert_eq!(id("vw")?, first, "the lowest that is free");
+    watch.until("web", |sample| observes(sample, "web", "eth0"))?;
+    let seen = watch.proc.stdout().len();
+    lab.netns_del("web")?;
+    let sample = watch.from(seen, "its end", &mut |sample| {
+        rows(sample, "web").iter().any(|row| row["state"] == "gone")
+    })?;
+    let interfaces = &namespace(&sample, "web")["interfaces"];
+    assert_eq!(interfaces.as_array().map(Vec::len), Some(1), "{interfaces}");
     watch.end()?;
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Watch, count, inode, inside, namespace, ping, warnings};
+use common::{SOON, Watch, count, inode, inside, namespace, ping, warnings};
 use netobs_tests::{Lab, netobs_binary, skip};
 use nix::sys::{
     signal::Signal,
@@ -531,6 +531,34 @@ fn containers_come_and_go_with_their_names() -> anyhow::Result<()> {
         }
     }
     assert_eq!(gone, 1, "shown once more");
+    scene.end()
+}
+
+/// One of which something was told right before nothing led to it any more is read too
+/// late.
+#[test]
+fn a_reading_that_meets_an_end_leaves_the_hits() -> anyhow::Result<()> {
+    let lab = Lab::new()?;
+    connected(&lab, "p")?;
+    lab.shell("ip -n p route add default via 10.3.0.9")?;
+    let mut scene = Scene::new(&lab)?;
+    let seen = scene.counted(|| connect_udp(&lab, &named("p"), "0.0.0.0:0", "8.8.8.8:53"))?;
+    assert_eq!(seen.hits("p", "0.0.0.0/0"), 2);
+    // It lives on meanwhile, so that its interfaces do not tell.
+    let keep = "exec 4</run/netns/p; echo kept; exec sleep 1000";
+    let mut keeper = lab.command("sh").args(["-c", keep]).start()?;
+    keeper.wait_stdout(SOON, |line| line == "kept")?;
+    let seen = scene.routes.proc.stdout().len();
+    scene.routes.proc.signal(Signal::SIGSTOP)?;
+    lab.shell("ip -n p route add 198.51.100.0/24 via 10.3.0.9")?;
+    lab.netns_del("p")?;
+    scene.routes.proc.signal(Signal::SIGCONT)?;
+    let sample = scene.routes.from(seen, "its end", &mut |sample| {
+        common::rows(sample, "p")
+            .iter()
+            .any(|row| row["state"] == "gone")
+    })?;
+    assert_eq!(hits(&sample, "p", "0.0.0.0/0"), 2, "{sample}");
     scene.end()
 }
 

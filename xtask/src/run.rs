@@ -94,8 +94,8 @@ fn run_in_lab(netobs: &Path, args: &[String]) -> anyhow::Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-/// Runs netobs in the lab with our terminal; hands signals on. A terminal's Ctrl-C
-/// reaches netobs by itself too, which minds no second one.
+/// Runs netobs in the lab with our terminal; hands signals on that came to
+/// us alone.
 fn netobs_in(lab: &Lab, netobs: &Path, args: &[String]) -> anyhow::Result<ExitStatus> {
     #[expect(
         unsafe_code,
@@ -112,8 +112,12 @@ fn netobs_in(lab: &Lab, netobs: &Path, args: &[String]) -> anyhow::Result<ExitSt
         if let Some(status) = proc.try_wait()? {
             return Ok(status);
         }
-        if let Some(signal) = signals::take() {
-            proc.signal(signal)?;
+        if let Some(came) = signals::take() {
+            // The first of a terminal has reached netobs as well: one that does not end
+            // by it is asked again by the next.
+            if !came.to_all || asked > 0 {
+                proc.signal(came.signal)?;
+            }
             asked += 1;
         }
         if asked > 3 {

@@ -359,7 +359,8 @@ impl Observer {
     }
 
     /// Attaches to what is in `rows` and new, ahead of an [`apply`](Self::apply) of all
-    /// rows, which takes the longer the more there are.
+    /// rows, which takes the longer the more there are. That one decides: it lets go of
+    /// what it does not want, and tries again what failed here.
     pub fn greet(&mut self, rows: &[Row], machine: &Machine) {
         let new: Vec<(Spot, NsKey, &Interface)> = rows
             .iter()
@@ -376,6 +377,8 @@ impl Observer {
             if self.begin(spot, owner, interface, machine) {
                 self.unchanged.remove(&owner);
                 fresh.insert(spot);
+            } else {
+                self.failed.remove(&spot);
             }
         }
         self.read_fresh(&fresh, machine);
@@ -542,6 +545,10 @@ impl Observer {
                 ..bare(row)
             });
         }
+        // Who was greeted and is not wanted after all leaves nothing to the next one that
+        // gets the same id.
+        self.past
+            .retain(|key, _| !matches!(key, NsKey::Nsid(_)) || rows.contains_key(key));
     }
 
     /// Takes everything off, unless it is to live on.

@@ -48,6 +48,9 @@ struct Shown {
     interfaces: BTreeMap<u32, String>,
     /// Why its tables cannot be read.
     trouble: Option<String>,
+    /// Whether somebody has tried to.
+    tried: bool,
+    /// Whether they could be read once.
     read: bool,
     /// The id that our namespace has given it.
     nsid: Option<i32>,
@@ -123,6 +126,7 @@ impl RoutingObserver {
                     book: Book::default(),
                     interfaces: BTreeMap::new(),
                     trouble: None,
+                    tried: false,
                     read: false,
                     nsid: None,
                 },
@@ -131,15 +135,20 @@ impl RoutingObserver {
         }
         // What was known by its interfaces only is known better by now, or had
         // nothing to say.
-        self.gone.extend(
-            old.into_values()
-                .filter(|shown| shown.row.cookie.is_some() && self.selection.includes(&shown.row)),
-        );
+        let gone = old
+            .into_values()
+            .filter(|shown| shown.row.cookie.is_some() && self.selection.includes(&shown.row))
+            .map(|shown| Shown {
+                // Its end may have been met by a reading: what was read before stands.
+                trouble: shown.trouble.filter(|_| !shown.read),
+                ..shown
+            });
+        self.gone.extend(gone);
         // A namespace that has just begun may end before the next sample.
         let new: Vec<NsKey> = self
             .shown
             .values()
-            .filter(|shown| !shown.read)
+            .filter(|shown| !shown.tried)
             .map(|shown| shown.row.key)
             .collect();
         for key in new {
@@ -159,9 +168,10 @@ impl RoutingObserver {
         let Some(shown) = self.shown.get_mut(&key) else {
             return;
         };
-        shown.read = true;
+        shown.tried = true;
         match routes {
             Ok(routes) => {
+                shown.read = true;
                 shown.trouble = None;
                 shown.book.update(routes);
             }

@@ -126,13 +126,14 @@ fn attached(plan: Plan, others: u32) -> anyhow::Result<Vec<Lag>> {
                 .take_while(|heard| heard.event != LinkEvent::Lost)
                 .find(|heard| is_about(&heard.event, &end))
                 .context("no message about the link")?;
-            let ms = |since| hangs.saturating_duration_since(since).as_secs_f64() * 1e3;
-            Ok(Lag {
-                after_message: ms(message.at),
-                after_order: ms(ordered),
-            })
+            let ms = |since| Some(hangs.checked_duration_since(since)?.as_secs_f64() * 1e3);
+            // Nothing where our own thread was the last to hear of it.
+            Ok(ms(message.at).zip(ms(ordered)))
         })?;
-        lags.push(lag);
+        lags.extend(lag.map(|(after_message, after_order)| Lag {
+            after_message,
+            after_order,
+        }));
         ip.wait(PATIENCE)?;
         scene.lab.netns_del(&format!("x{number}"))?;
     }
