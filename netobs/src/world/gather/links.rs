@@ -7,7 +7,7 @@ use std::{
 
 use super::{FEW, Machine, Pairs, SETTLE};
 use crate::{
-    inventory::facts::Link,
+    inventory::facts::{Facts, Link},
     world::{
         link_events::{Heard, LinkEvent},
         netlink,
@@ -202,6 +202,23 @@ impl Machine {
     pub(super) fn knows_links(&self) -> bool {
         let fresh = |at: Instant| self.told_of_links && at.elapsed() < RESYNC;
         self.links_read.is_some_and(fresh)
+    }
+
+    /// Of all facts those about pairs that netlink told of since the last
+    /// [`recall`](Self::recall), and that lead into another namespace than ours.
+    #[must_use]
+    pub fn newcomers(&self) -> Facts {
+        let is_new = |link: &&Link| {
+            let seen = self.seen.get(&link.ifindex);
+            link.is_veth()
+                && link.link_nsid.is_some()
+                && seen.is_none_or(|seen| seen.nsid != link.link_nsid)
+        };
+        let new = self.host_links.iter().filter(is_new);
+        Facts {
+            host: self.host_facts(new.cloned().collect()),
+            ..Facts::default()
+        }
     }
 
     /// Notes which interfaces are new here or stand elsewhere than before.

@@ -141,27 +141,6 @@ impl Machine {
         &self.facts
     }
 
-    /// Of all facts those about pairs that netlink told of since the last
-    /// [`recall`](Self::recall), and that lead into another namespace than ours.
-    #[must_use]
-    pub fn newcomers(&self) -> Facts {
-        let is_new = |link: &&Link| {
-            let seen = self.seen.get(&link.ifindex);
-            link.is_veth()
-                && link.link_nsid.is_some()
-                && seen.is_none_or(|seen| seen.nsid != link.link_nsid)
-        };
-        let new = self.host_links.iter().filter(is_new);
-        Facts {
-            host: HostFacts {
-                cookie: self.own_cookie,
-                inode: self.own_inode,
-                links: new.cloned().collect(),
-            },
-            ..Facts::default()
-        }
-    }
-
     /// Brings [`facts`](Self::facts) in step with what is known without a look.
     /// `false`: they are as they were.
     pub fn recall(&mut self) -> bool {
@@ -175,11 +154,7 @@ impl Machine {
             && containers.clone().eq(&self.facts.containers);
         if !same {
             self.facts = Facts {
-                host: HostFacts {
-                    cookie: self.own_cookie,
-                    inode: self.own_inode,
-                    links: self.host_links.clone(),
-                },
+                host: self.host_facts(self.host_links.clone()),
                 namespaces: namespaces.cloned().collect(),
                 containers: containers.cloned().collect(),
             };
@@ -241,6 +216,15 @@ impl Machine {
     pub fn host_key(&self) -> NsKey {
         self.own_cookie
             .map_or(NsKey::Inode(self.own_inode), NsKey::Cookie)
+    }
+
+    /// What is to be known of our own namespace, with these `links`.
+    fn host_facts(&self, links: Vec<Link>) -> HostFacts {
+        HostFacts {
+            cookie: self.own_cookie,
+            inode: self.own_inode,
+            links,
+        }
     }
 
     fn visited(&self, key: NsKey) -> Option<&Visited> {
